@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/* td-bench: measures, and asserts nothing. Results are key=value lines on stdout. */
+#include "common.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXIT_USAGE 2
+#define REPEAT_DEFAULT 5
+
+static const struct bench_scenario *const scenarios[] = {
+	&bench_put,
+	&bench_reclaim,
+};
+#define NR_SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
+
+static int help(void)
+{
+	printf("usage: td-bench SCENARIO [--size SIZE] [--repeat N]\n"
+	       "  SIZE  bytes, or with K, M, G: KiB, MiB, GiB\n"
+	       "  N     rounds that count, 1 to %u (default: %u), after one that does "
+	       "not\n"
+	       "scenarios, with the sizes they take by default:\n",
+	       BENCH_REPEAT_MAX, REPEAT_DEFAULT);
+	for (size_t i = 0; i < NR_SCENARIOS; i++)
+		printf("  %-9s %s\n", scenarios[i]->name, scenarios[i]->what);
+	return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+__attribute__((noreturn)) static void usage_error(const char *what, const char *given)
+{
+	fprintf(stderr, "error: %s '%s' (see td-bench --help)\n", what, given);
+	exit(EXIT_USAGE);
+}
+
+static unsigned parse_repeat(const char *text)
+{
+	unsigned long value;
+	char *end;
+
+	errno = 0;
+	value = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || errno || value < 1 ||
+	    value > BENCH_REPEAT_MAX)
+		usage_error("not a number of rounds:", text);
+	return (unsigned)value;
+}
+
+static const struct bench_scenario *find(const char *name)
+{
+	for (size_t i = 0; i < NR_SCENARIOS; i++) {
+		if (strcmp(scenarios[i]->name, name) == 0)
+			return scenarios[i];
+	}
+	usage_error("unknown scenario", name);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"size", required_argument, NULL, 's'},
+		{"repeat", required_argument, NULL, 'r'},
+		{"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
+	};
+	struct bench_opts opts = {.repeat = REPEAT_DEFAULT};
+	const struct bench_scenario *scenario;
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (option == 'h')
+			return help();
+		if (option == 'r')
+			opts.repeat = parse_repeat(optarg);
+		else if (option != 's')
+			return EXIT_USAGE; /* getopt_long has said why */
+		else if (!bench_parse_size(optarg, &opts.size))
+			usage_error("not a size:", optarg);
+	}
+	if (optind == argc)
+		usage_error("a scenario is missing after", argv[0]);
+	scenario = find(argv[optind]);
+	if (optind + 1 < argc)
+		usage_error("unexpected argument", argv[optind + 1]);
+
+	/* A line at a time, for whoever watches through a pipe. */
+	bench_must(setvbuf(stdout, NULL, _IOLBF, 0) ? -ENOMEM : 0, "setvbuf");
+	bench_print_header();
+	scenario->run(&opts);
+	bench_must(fflush(stdout) || ferror(stdout) ? -EIO : 0, "stdout");
+	return EXIT_SUCCESS;
+}

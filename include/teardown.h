@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libteardown: free hundreds of GiB without stopping anybody.
+ *
+ * Freeing memory has two halves. Taking it out of sight is short and happens in
+ * the caller. Giving the pages back is long and happens on the engine's reapers:
+ *
+ *   put -> doomed extents -> queue -> reaper: slice, slice, slice
+ *       -> empty shell unmapped -> event "reclaimed" -> descriptors freed
+ *
+ *   td_engine  owns reaper threads; runs any slow teardown in slices   (engine.h)
+ *   td_space   a refcounted set of memory: users keep the memory,
+ *              counts keep the object                                  (space.h)
+ *   region     a mapped range of a space                               (region.h)
+ *
+ * Conventions: functions return 0 or a negative errno value; results come through
+ * the last argument, which is left untouched on failure; option structs carry their
+ * size, and zero in a field means its default; unknown flags get -EINVAL; functions
+ * that destroy or drop accept NULL; timeouts are in nanoseconds, 0 polls, and
+ * TD_FOREVER waits without end. After fork() every call on an engine or space made
+ * in the parent answers -ECHILD in the child.
+ */
+#ifndef TEARDOWN_H
+#define TEARDOWN_H
+
+#include <teardown/engine.h>
+#include <teardown/region.h>
+#include <teardown/space.h>
+#include <teardown/stats.h>
+#include <teardown/version.h>
+
+#endif

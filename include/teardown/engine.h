@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * td_engine: reaper threads and the queue of slow work they run in slices. It knows
+ * nothing of memory; a host can give it any other slow teardown (a hash table, ten
+ * thousand files) through td_engine_submit().
+ *
+ * Thread safety: every function may be called from any thread at any time, except
+ * that td_engine_destroy() ends the caller's right to use the engine.
+ */
+#ifndef TEARDOWN_ENGINE_H
+#define TEARDOWN_ENGINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+/* C++ sees the same layout; only the library itself touches these fields. */
+#define TD_ATOMIC(type) type
+#else
+#define TD_ATOMIC(type) _Atomic(type)
+#endif
+
+/* A timeout that never runs out. Any negative value means the same. */
+#define TD_FOREVER INT64_C(-1)
+
+struct rcu_flavor_struct; /* liburcu's, by pointer: see <urcu/flavor.h> */
+
+typedef struct td_engine td_engine;
+
+struct td_engine_opts {
+	size_t size;	  /* sizeof(struct td_engine_opts) */
+	unsigned flags;	  /* none yet: must be 0 */
+	unsigned reapers; /* threads; 0 = one per NUMA node, at most 1024 */
+
+	/* Names the engine in messages and its threads ("NAME/0") in ps and top. Copied,
+	 * cut to 10 bytes. NULL = "reaper". */
+	const char *name;
+
+	/* Flavor whose readers the engine waits for when it frees RCU-protected objects.
+	 * Must outlive the engine. NULL = urcu-memb. */
+	const struct rcu_flavor_struct *flavor;
+
+	/* How long one step of a teardown may hold a kernel lock that others want, and so
+	 * how long one slice lasts, in nanoseconds. 0 = 500000 (500 us). */
+	uint64_t slice_ns;
+};
+
+/* C only; C++ fills a struct of its own: td_engine_opts o = {}; o.size = sizeof o; */
+#define TD_ENGINE_OPTS(...)                                                              \
+	(&(const struct td_engine_opts){.size = sizeof(struct td_engine_opts),           \
+					__VA_ARGS__})
+
+/*
+ * Makes an engine and starts its reapers: all signals blocked, SCHED_BATCH so that
+ * waking one never preempts the thread that woke it, idle on a futex until there is
+ * work.
+ *
+ *   opts  options, or NULL for the defaults
+ *   ret   the engine
+ *
+ * Returns 0; -EINVAL: unknown flag, too many reapers or opts->size too small; -E2BIG:
+ * the options set a field that this library does not know; -ENOMEM; -EAGAIN: a thread
+ * could not be started. On failure nothing is left behind.
+ * Ownership: the caller's, until td_engine_destroy().
+ * Context: may block; allocates. Any thread; no RCU registration needed.
+ */
+int td_engine_create(const struct td_engine_opts *opts, td_engine **ret);
+
+/*
+ * The process-wide engine, made on first use; NULL means it wherever an engine is
+ * asked for. Where its threads cannot be started it is made without any, and work
+ * given to it runs in the caller: being asynchronous never makes a call fail. It
+ * lives as long as the process.
+ *
+ * Returns 0; -ENOMEM; -ECHILD: it was made in the parent of this process.
+ * Context: the first call may block and allocates; later ones do neither.
+ */
+int td_engine_default(td_engine **ret);
+
+/*
+ * Waits until everything submitted before this call has been done, its callbacks
+ * included. Work submitted meanwhile is not waited for, so a busy engine can be
+ * drained.
+ *
+ *   engine      NULL = the default engine (nothing to do if it was never made)
+ *   timeout_ns  nanoseconds; 0 polls; TD_FOREVER
+ *
+ * Returns 0; -ETIMEDOUT; -EDEADLK: called on one of the engine's reapers; -ECHILD.
+ * Context: blocks; not in a callback.
+ */
+int td_engine_drain(td_engine *engine, int64_t timeout_ns);
+
+enum td_exit_mode {
+	TD_EXIT_DRAIN = 0, /* wait until all is done, however long */
+	TD_EXIT_DEADLINE,  /* wait for the timeout, then abandon the rest */
+	TD_EXIT_ABANDON,   /* stop after the slices being run: the process is about to end
+			    */
+};
+
+/*
+ * Stops the reapers and gives the engine up. Abandoned work gets done(work,
+ * -ECANCELED); memory of an abandoned space stays mapped until the process ends, and
+ * its waiters get -ECANCELED. Spaces of the engine that are still in use stay valid:
+ * their last put then frees in the caller, in slices.
+ *
+ *   engine      NULL is allowed and does nothing
+ *   timeout_ns  for TD_EXIT_DEADLINE only
+ *
+ * Returns 0; -ETIMEDOUT: the engine is gone, the rest was abandoned at the deadline;
+ * and, with the engine unchanged: -EINVAL: unknown mode; -EPERM: the default engine;
+ * -EDEADLK: called on one of its reapers; -ECHILD.
+ * Context: blocks; not in a callback of this engine.
+ */
+int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns);
+
+/* The RCU flavor of the engine: never NULL. Context: anywhere, does not block. */
+const struct rcu_flavor_struct *td_engine_flavor(const td_engine *engine);
+
+/* ---- generic work ---- */
+
+struct td_work;
+
+/* What one slice is told, and what it reports. */
+struct td_slice {
+	uint64_t deadline_ns; /* CLOCK_MONOTONIC: return soon after this */
+	uint64_t target_ns;   /* longest time to hold a lock that others want */
+	uint64_t released;    /* out: bytes of the work's cost released by this slice */
+	unsigned parallel;    /* in/out: reapers that could run the rest side by side */
+};
+
+/* What a slice returns. A negative errno ends the work with that status. */
+enum td_work_result {
+	TD_WORK_DONE = 0, /* nothing is left to hand out */
+	TD_WORK_MORE,	  /* more to do */
+	TD_WORK_WAIT,  /* (parallel works) no more until another running slice returns */
+	TD_WORK_LATER, /* cannot go on now: again after a pause of 1 ms, doubling to 1 s
+			*/
+};
+
+struct td_work_ops {
+	/*
+	 * Does a part of the work and returns an enum td_work_result or -errno. Works of
+	 * equal standing get slices in turn, so a slice that overstays delays the others.
+	 * Works with parallel > 1 must be prepared to run on several reapers at once.
+	 * Context: on a reaper, or in the thread that frees in its place; no library lock
+	 * held, not registered with RCU; may block; may call the library.
+	 */
+	int (*slice)(struct td_work *work, struct td_slice *slice);
+
+	/*
+	 * Called once, after the last slice has returned. status: 0; the errno a slice
+	 * returned; -ECANCELED when the engine abandoned the work; -EAGAIN when it ran in
+	 * its submitter and only ever put itself off for a second. The engine does not
+	 * touch the work again: it may be freed or submitted anew here. May be NULL.
+	 */
+	void (*done)(struct td_work *work, int status);
+};
+
+/* Embedded in the host's object, set up by td_work_init(). tdi_ fields are private. */
+struct td_work {
+	const struct td_work_ops *ops;
+	uint64_t cost;	   /* bytes that the work holds until it is done */
+	unsigned parallel; /* how many reapers may run it at once; 0 = 1 */
+
+	unsigned tdi_limit, tdi_running;
+	void *tdi_inbox;
+	struct td_work *tdi_next, *tdi_prev;
+	uint64_t tdi_due_ns, tdi_pause_ns;
+	int tdi_status;
+	unsigned char tdi_epoch, tdi_exhausted, tdi_later;
+	TD_ATOMIC(uint32_t) tdi_state;
+	TD_ATOMIC(uint32_t) tdi_slices;
+	TD_ATOMIC(uint64_t) tdi_left, tdi_cpu_ns;
+};
+
+/* Prepares a work for td_engine_submit(). ops must outlive the work. */
+void td_work_init(struct td_work *work, const struct td_work_ops *ops, uint64_t cost);
+
+/*
+ * Queues a work: wait-free, takes no lock, allocates nothing; at most one futex wake.
+ * Where there is nobody to run it (an engine without threads or being destroyed) it
+ * runs to its end in the caller before the call returns.
+ *
+ *   engine  NULL = the default engine
+ *   work    stays the caller's and must not be touched until done() is called
+ *
+ * Returns 0; -EINVAL: no work, ops or slice function; -EBUSY: the work is queued
+ * already; -ECHILD; and -ENOMEM when the default engine could not be made. On failure
+ * the work is unchanged.
+ * Context: any thread, callbacks included; no RCU registration needed.
+ */
+int td_engine_submit(td_engine *engine, struct td_work *work);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * td_space: a set of memory with two reference counters.
+ *
+ *   users  keep the memory. When the last one is put, nobody can reach the memory any
+ *          more (the event "gone") and it is given back (the event "reclaimed").
+ *   count  keeps the object, so that it can be waited for and asked for its stats. All
+ *          users together hold one count until the memory is reclaimed.
+ *
+ * Thread safety: any thread that holds a user or a count.
+ */
+#ifndef TEARDOWN_SPACE_H
+#define TEARDOWN_SPACE_H
+
+#include <stdbool.h>
+#include <teardown/engine.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct td_space td_space;
+
+struct td_space_opts {
+	size_t size;	  /* sizeof(struct td_space_opts) */
+	unsigned flags;	  /* none yet: must be 0 */
+	const char *name; /* for messages; copied, cut to 31 bytes. NULL = "space" */
+};
+
+#define TD_SPACE_OPTS(...)                                                               \
+	(&(const struct td_space_opts){.size = sizeof(struct td_space_opts), __VA_ARGS__})
+
+/*
+ * Makes an empty space with one user. All room that its teardown needs is taken here
+ * and when regions are added.
+ *
+ *   engine  whose reapers free it; NULL = the default engine
+ *   opts    options, or NULL for the defaults
+ *   ret     the space, with users 1, to be given back with td_space_put()
+ *
+ * Returns 0; -EINVAL: unknown flag or opts->size too small; -E2BIG: unknown option set;
+ * -ENOMEM; -ECHILD.
+ * Context: allocates. Any thread, callbacks included; no RCU registration needed.
+ */
+int td_space_create(td_engine *engine, const struct td_space_opts *opts, td_space **ret);
+
+/*
+ * Takes another user. The caller holds one already: with none left the process is
+ * stopped with a message that names the space. After 2^31-1 users the counter
+ * saturates: the space is then never freed, which is said once on stderr.
+ * Returns 0; -ECHILD.
+ * Context: anywhere, one atomic addition. (rows A4, A9)
+ */
+int td_space_get(td_space *space);
+
+/*
+ * Takes a user if there still is one; the caller holds a count.
+ * Returns true if a user was taken. Context: anywhere, does not block.
+ */
+bool td_space_get_not_zero(td_space *space);
+
+/*
+ * Gives a user back. The last one is "gone": waiters are woken, and the memory goes to
+ * the engine's reapers (row A5). The caller is held for microseconds whatever the size:
+ * no lock of the library's, no allocation, at most one futex wake for a reaper, one for
+ * threads that wait for "gone", and a write for each eventfd that does. Putting more
+ * users than there are stops the process with a message that names the space. NULL is
+ * allowed and does nothing. Returns 0; -ECHILD, with nothing changed. Context: anywhere,
+ * callbacks included. On an engine without threads the caller frees the memory itself, in
+ * slices.
+ */
+int td_space_put(td_space *space);
+
+/*
+ * As td_space_put(), but when this is the last user the memory is freed in the calling
+ * thread, in slices, before it returns.
+ * Returns 0; -EINPROGRESS: the pages are free, but the kernel refused for now to unmap
+ * a part of the empty range (its limit on mappings): the engine's reapers go on with
+ * it; -ECHILD. A teardown that failed for good reports through td_space_wait().
+ * Context: blocks for as long as the memory takes; callbacks included.
+ */
+int td_space_put_sync(td_space *space);
+
+/*
+ * Take and give back a count: it keeps the object, never its memory (row A4). The
+ * caller of grab holds a user or a count. The object is freed with the last count.
+ * drop(NULL) is allowed. Misuse is caught as with users.
+ * Return 0; -ECHILD. Context: anywhere, do not block.
+ */
+int td_space_grab(td_space *space);
+int td_space_drop(td_space *space);
+
+/* The two events of a teardown (row A12). */
+enum td_event {
+	TD_EVENT_GONE = 1,	/* no user can reach the memory */
+	TD_EVENT_RECLAIMED = 2, /* its memory is back with the system */
+};
+
+/*
+ * Waits for an event; the caller holds a count (it would wait for itself with a user).
+ *
+ *   timeout_ns  nanoseconds; 0 polls; TD_FOREVER
+ *
+ * Returns 0; -ETIMEDOUT; -EINVAL: no such event; -EDEADLK: called on a reaper; -ECHILD;
+ * and for TD_EVENT_RECLAIMED, once the teardown has ended: -ECANCELED: the engine
+ * abandoned it, the memory goes when the process ends; or the errno with which the
+ * kernel refused to unmap a range (-EPERM for a sealed one); -EAGAIN, on an engine
+ * without threads: it still refused for now after a second. Pages are released in any
+ * case. Context: blocks on a futex, without CPU; not in a callback.
+ */
+int td_space_wait(td_space *space, enum td_event event, int64_t timeout_ns);
+
+/*
+ * Makes an eventfd that becomes readable when the event happens (at once if it has).
+ *
+ *   ret  the descriptor, non-blocking and close-on-exec; the caller closes it whenever
+ *        it likes: the library keeps a duplicate of its own until the event
+ *
+ * Returns 0; -EINVAL: no such event; -EMFILE, -ENFILE, -ENOMEM; -ECHILD.
+ * Context: allocates; the caller holds a user or a count.
+ */
+int td_space_eventfd(td_space *space, enum td_event event, int *ret);
+
+/*
+ * Has fn called once when the event has happened; for TD_EVENT_RECLAIMED status is
+ * what td_space_wait() would return, for TD_EVENT_GONE it is 0. The space is valid
+ * during the call.
+ *
+ * Returns 0; -EALREADY: the event has happened, fn will not be called; -EINVAL: no such
+ * event or no function; -ENOMEM; -ECHILD.
+ * Context: allocates; the caller holds a user or a count. fn runs on a reaper, or in
+ * the thread that frees in its place; no library lock held, not registered with RCU; it
+ * may block and may call the library. Nothing of the space is released, and "reclaimed"
+ * is not told to other callbacks, until those before have returned.
+ */
+typedef void td_event_fn(td_space *space, enum td_event event, int status, void *arg);
+int td_space_on_event(td_space *space, enum td_event event, td_event_fn *fn, void *arg);
+
+/* The name given at creation. Context: the caller holds a user or a count. */
+const char *td_space_name(const td_space *space);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

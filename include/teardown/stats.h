@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Counters of an engine and of a space. Each list below is the one place where a
+ * counter is named: the struct, its reader and its JSON are made from it.
+ *
+ * Counters are read one by one while others count on: each is right, their sum may be
+ * a moment apart.
+ */
+#ifndef TEARDOWN_STATS_H
+#define TEARDOWN_STATS_H
+
+#include <teardown/space.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* X(name, what it counts) */
+#define TD_ENGINE_STATS(X)                                                               \
+	X(reapers, "reaper threads")                                                     \
+	X(reapers_unplaced, "reapers that could not be set to SCHED_BATCH or named")     \
+	X(works_submitted, "works submitted, spaces included")                           \
+	X(works_pending, "works submitted and not yet done")                             \
+	X(works_done, "works that ended, in whatever way")                               \
+	X(works_in_caller, "works that ran in the thread that submitted them")           \
+	X(works_failed, "works that ended with an error, abandoned ones included")       \
+	X(bytes_pending, "bytes of cost submitted and not yet released")                 \
+	X(bytes_reclaimed, "bytes released")                                             \
+	X(slices, "slices run")                                                          \
+	X(pauses, "slices that could not go on and were put off")                        \
+	X(cpu_ns, "CPU time of all slices and callbacks, ns")
+
+#define TD_SPACE_STATS(X)                                                                \
+	X(users, "users now")                                                            \
+	X(count, "counts now, one for all users included")                               \
+	X(regions, "regions not yet released")                                           \
+	X(bytes_mapped, "bytes in regions so far, reclaimed ones included")              \
+	X(bytes_pending, "bytes put and not yet released")                               \
+	X(bytes_reclaimed, "bytes released")                                             \
+	X(bytes_refused, "bytes left mapped: the kernel would not unmap them")           \
+	X(slices, "slices run")                                                          \
+	X(cpu_ns, "CPU time of all slices, callbacks for gone included, ns")             \
+	X(put_to_reclaimed_ns, "time from the last put to reclaimed, ns; 0 before")
+
+#define TD_STATS_FIELD_(name, text) uint64_t name;
+struct td_engine_stats {
+	TD_ENGINE_STATS(TD_STATS_FIELD_)
+};
+struct td_space_stats {
+	TD_SPACE_STATS(TD_STATS_FIELD_)
+};
+#undef TD_STATS_FIELD_
+
+/*
+ * Read the counters. engine NULL = the default engine.
+ * Return 0; -EINVAL: no space; -ECHILD; the engine's also -ENOMEM (default engine).
+ * Context: do not block; the caller holds a user or a count of the space. (row A8)
+ */
+int td_engine_stats(td_engine *engine, struct td_engine_stats *ret);
+int td_space_stats(td_space *space, struct td_space_stats *ret);
+
+/*
+ * The same as one JSON object, {"reapers":2,...}, on one line without a newline.
+ *
+ *   buf, size  where to write, NUL-terminated; NULL, 0 only asks for the length
+ *   ret        length of the text, without the NUL; may be NULL
+ *
+ * Return 0; -ENOSPC: buf is too small; or what the reader above returns. On failure
+ * buf is untouched too. Context: as above.
+ */
+int td_engine_stats_json(td_engine *engine, char *buf, size_t size, size_t *ret);
+int td_space_stats_json(td_space *space, char *buf, size_t size, size_t *ret);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: MIT */
+#include "doom.h"
+#include "sys.h"
+
+#include <limits.h>
+#include <string.h>
+
+/*
+ * Where measuring begins and between what bounds it moves, in pages. A step is never
+ * less than one page-table page's worth, or a huge page would be split instead of freed.
+ * Above 16384 pages (64 MiB) a system call's fixed cost is lost in that of even the
+ * cheapest pages, so that larger steps could only be wrong for longer.
+ */
+#define ZAP_FIRST_PAGES 1024u
+#define ZAP_MAX_PAGES 16384u
+
+/* What is left of an emptied range is page tables, 1/512 of its pages and fewer. */
+#define SHELL_FIRST_PUDS 1u
+#define SHELL_MAX_PUDS 16u
+
+enum job_type { JOB_ZAP, JOB_UNMAP };
+
+struct job {
+	enum job_type type;
+	struct tdi_extent *extent;
+	uintptr_t start;
+	size_t length;
+};
+
+static void list_add_tail(struct tdi_extent **list, struct tdi_extent *extent)
+{
+	struct tdi_extent *first = *list;
+
+	if (!first) {
+		extent->next = extent->prev = extent;
+		*list = extent;
+		return;
+	}
+	extent->next = first;
+	extent->prev = first->prev;
+	first->prev->next = extent;
+	first->prev = extent;
+}
+
+static void list_remove(struct tdi_extent **list, struct tdi_extent *extent)
+{
+	if (extent->next == extent) {
+		*list = NULL;
+	} else {
+		extent->prev->next = extent->next;
+		extent->next->prev = extent->prev;
+		if (*list == extent)
+			*list = extent->next;
+	}
+	extent->next = extent->prev = NULL;
+}
+
+void tdi_doom_init(struct tdi_doom *doom, const char *name)
+{
+	*doom = (struct tdi_doom){.name = name};
+	pthread_mutex_init(&doom->lock, NULL);
+}
+
+void tdi_doom_destroy(struct tdi_doom *doom)
+{
+	pthread_mutex_destroy(&doom->lock);
+}
+
+static struct tdi_pace shell_pace(void)
+{
+	size_t pud = tdi_pud_size();
+
+	return (struct tdi_pace){SHELL_FIRST_PUDS * pud, tdi_pmd_size(),
+				 SHELL_MAX_PUDS * pud};
+}
+
+void tdi_extent_init(struct tdi_extent *extent, const struct tdi_kind *kind,
+		     uintptr_t start, size_t length)
+{
+	size_t page = tdi_page_size(), pmd = tdi_pmd_size();
+
+	*extent = (struct tdi_extent){.kind = kind, .start = start, .length = length};
+	tdi_pace_init(&extent->zap_pace, tdi_max_size(pmd, ZAP_FIRST_PAGES * page), pmd,
+		      tdi_max_size(pmd, ZAP_MAX_PAGES * page));
+	extent->unmap_pace = shell_pace();
+}
+
+void tdi_doom_add(struct tdi_doom *doom, struct tdi_extent *extent)
+{
+	pthread_mutex_lock(&doom->lock);
+	list_add_tail(&doom->live, extent);
+	pthread_mutex_unlock(&doom->lock);
+}
+
+/* ---- handing out, under the lock ---- */
+
+/* From `done` on, a step that ends on a page-table boundary if it can. */
+static size_t step_from(const struct tdi_extent *extent, size_t done, size_t step)
+{
+	size_t left = extent->length - done;
+	uintptr_t from = extent->start + done, to;
+
+	if (left <= step)
+		return left;
+	to = tdi_align_down(from + step, tdi_pmd_size());
+	return to > from ? to - from : step;
+}
+
+/* Pages go with the unmapping, in steps that are paced as those of a zap. */
+static void make_whole(struct tdi_extent *extent)
+{
+	extent->whole = true;
+	extent->unmap_pace = extent->zap_pace;
+}
+
+/* The other way round: what is still mapped is to be zapped first after all. */
+static void make_zapped_first(struct tdi_extent *extent)
+{
+	extent->whole = false;
+	extent->no_whole = true;
+	extent->claimed = extent->zapped = extent->unmapped;
+	extent->unmap_pace = shell_pace();
+}
+
+static bool claim_from(struct tdi_extent *extent, struct job *job)
+{
+	job->extent = extent;
+	if (extent->claimed == 0 && !extent->no_whole &&
+	    extent->length <= extent->zap_pace.step) {
+		/* Small enough to be unmapped with its pages in one step. */
+		make_whole(extent);
+		extent->claimed = extent->zapped = extent->length;
+	}
+	if (extent->claimed < extent->length) {
+		job->type = JOB_ZAP;
+		job->start = extent->start + extent->claimed;
+		job->length = step_from(extent, extent->claimed, extent->zap_pace.step);
+		extent->claimed += job->length;
+		return true;
+	}
+	if (extent->zapped < extent->length || extent->unmapping)
+		return false;
+	job->type = JOB_UNMAP;
+	job->start = extent->start + extent->unmapped;
+	job->length = step_from(extent, extent->unmapped, extent->unmap_pace.step);
+	extent->unmapping = true;
+	return true;
+}
+
+/* How many reapers could be of use: more than one while a zap is to be handed out. */
+static unsigned parallelism(const struct tdi_doom *doom)
+{
+	const struct tdi_extent *first = doom->live;
+
+	if (!first || (first->next == first && first->claimed == first->length))
+		return 1;
+	return UINT_MAX;
+}
+
+/*
+ * TD_WORK_MORE with a job, or why there is none. Extents that were put aside have another
+ * try at the start of a slice, and none within it.
+ */
+static int claim(struct tdi_doom *doom, bool slice_begins, struct job *job)
+{
+	struct tdi_extent *extent;
+
+	if (!doom->live && doom->busy == 0 && slice_begins) {
+		doom->live = doom->stuck;
+		doom->stuck = NULL;
+	}
+	extent = doom->live;
+	if (extent) {
+		/* At most one extent a reaper is passed over. */
+		do {
+			if (claim_from(extent, job)) {
+				doom->busy++;
+				return TD_WORK_MORE;
+			}
+			extent = extent->next;
+		} while (extent != doom->live);
+		return TD_WORK_WAIT;
+	}
+	if (doom->busy > 0)
+		return TD_WORK_WAIT;
+	return doom->stuck ? TD_WORK_LATER : TD_WORK_DONE;
+}
+
+/* ---- doing, without the lock ---- */
+
+static bool is_passing(int err)
+{
+	return err == -ENOMEM || err == -EAGAIN || err == -EINTR;
+}
+
+static int do_job(struct tdi_doom *doom, const struct job *job)
+{
+	if (job->type == JOB_ZAP)
+		return job->extent->kind->zap(job->start, job->length);
+	if (doom->unmap)
+		return doom->unmap(job->extent, job->start, job->length);
+	return tdi_sys_munmap((void *)job->start, job->length);
+}
+
+/* ---- taking back, under the lock ---- */
+
+static uint64_t account(struct tdi_extent *extent, size_t released)
+{
+	size_t part = tdi_min_size(released, extent->length - extent->accounted);
+
+	extent->accounted += part;
+	return part;
+}
+
+static uint64_t end_zap(struct tdi_extent *extent, const struct job *job, int err,
+			uint64_t took_ns, uint64_t target_ns)
+{
+	extent->zapped += job->length;
+	if (!err) {
+		tdi_pace_learn(&extent->zap_pace, job->length, took_ns, target_ns);
+		return account(extent, job->length);
+	}
+	/* Nothing is lost: what was not zapped goes when it is unmapped. */
+	if (!extent->whole)
+		make_whole(extent);
+	extent->no_whole = true;
+	extent->zapped += extent->length - extent->claimed;
+	extent->claimed = extent->length;
+	return 0;
+}
+
+/* True when the extent is done with. */
+static bool end_unmap(struct tdi_doom *doom, const struct job *job, int err,
+		      uint64_t took_ns, const struct td_slice *slice, uint64_t *released)
+{
+	struct tdi_extent *extent = job->extent;
+
+	extent->unmapping = false;
+	if (is_passing(err) && extent->whole && !extent->no_whole) {
+		make_zapped_first(extent);
+		return false;
+	}
+	if (is_passing(err)) {
+		list_remove(&doom->live, extent);
+		list_add_tail(&doom->stuck, extent);
+		return false;
+	}
+	if (!err && extent->whole)
+		*released += account(extent, job->length);
+	if (!err)
+		tdi_pace_learn(&extent->unmap_pace, job->length, took_ns,
+			       slice->target_ns);
+	extent->unmapped += job->length;
+	if (err) {
+		extent->status = err;
+		doom->refused += job->length;
+		if (!doom->status)
+			doom->status = err;
+	}
+	if (extent->unmapped < extent->length)
+		return false;
+	if (!extent->status)
+		*released += account(extent, extent->length);
+	list_remove(&doom->live, extent);
+	return true;
+}
+
+static bool end_job(struct tdi_doom *doom, const struct job *job, int err,
+		    uint64_t took_ns, struct td_slice *slice)
+{
+	uint64_t released = 0;
+	bool done = false;
+
+	pthread_mutex_lock(&doom->lock);
+	doom->busy--;
+	if (job->type == JOB_ZAP)
+		released = end_zap(job->extent, job, err, took_ns, slice->target_ns);
+	else
+		done = end_unmap(doom, job, err, took_ns, slice, &released);
+	pthread_mutex_unlock(&doom->lock);
+
+	slice->released += released;
+	if (job->type == JOB_UNMAP && err && !is_passing(err))
+		tdi_warn("space '%s': cannot unmap %#lx-%#lx: %s", doom->name,
+			 (unsigned long)job->start,
+			 (unsigned long)(job->start + job->length),
+			 strerrordesc_np(-err));
+	return done;
+}
+
+int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
+{
+	uint64_t now = tdi_sys_now_ns();
+	struct job job = {0};
+	bool slice_begins = true, progress = false;
+	int result;
+
+	do {
+		uint64_t began = now;
+		int err;
+
+		pthread_mutex_lock(&doom->lock);
+		result = claim(doom, slice_begins, &job);
+		slice_begins = false;
+		slice->parallel = parallelism(doom);
+		pthread_mutex_unlock(&doom->lock);
+		if (result != TD_WORK_MORE)
+			return result;
+		err = do_job(doom, &job);
+		now = tdi_sys_now_ns();
+		progress |= job.type == JOB_ZAP || !is_passing(err);
+		if (end_job(doom, &job, err, now - began, slice) && doom->extent_done)
+			doom->extent_done(doom, job.extent);
+	} while (now < slice->deadline_ns);
+	/* A pass over thousands of extents that the kernel refuses takes many slices. */
+	return progress ? TD_WORK_MORE : TD_WORK_LATER;
+}
+
+struct tdi_extent *tdi_doom_leftover(struct tdi_doom *doom)
+{
+	struct tdi_extent **list = doom->live ? &doom->live : &doom->stuck;
+	struct tdi_extent *extent = *list;
+
+	if (extent)
+		list_remove(list, extent);
+	return extent;
+}

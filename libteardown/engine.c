@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine_internal.h"
+#include "nodes.h"
+#include "ranges.h"
+#include "sys.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <teardown/version.h>
+#include <urcu/urcu-memb.h>
+
+#define DEFAULT_SLICE_NS 500000u
+#define REAPERS_MAX 1024u
+
+/*
+ * ---- fork ----
+ * Threads do not survive a fork, so the engines of the parent are dead in the child.
+ */
+static unsigned fork_generation; /* written only in a child that has one thread */
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static int fork_watch_error;
+
+static pthread_mutex_t default_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* The locks that a child may want for things of its own are not held across a fork. */
+static void before_fork(void)
+{
+	pthread_mutex_lock(&default_lock);
+	tdi_ranges_before_fork();
+}
+
+static void after_fork_in_parent(void)
+{
+	tdi_ranges_after_fork(false);
+	pthread_mutex_unlock(&default_lock);
+}
+
+static void after_fork_in_child(void)
+{
+	tdi_ranges_after_fork(true);
+	pthread_mutex_unlock(&default_lock);
+	fork_generation++;
+}
+
+static void watch_forks(void)
+{
+	fork_watch_error =
+		-pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+TDI_HOT int tdi_engine_check(const struct td_engine *engine)
+{
+	return tdi_likely(engine->generation == fork_generation) ? 0 : -ECHILD;
+}
+
+/* ---- lifecycle ---- */
+
+static void engine_free(struct td_engine *engine)
+{
+	tdi_queue_destroy(&engine->queue);
+	free(engine);
+}
+
+void tdi_engine_get(struct td_engine *engine)
+{
+	tdi_ref_get(&engine->refs, "engine", engine->name, "references");
+}
+
+void tdi_engine_put(struct td_engine *engine)
+{
+	if (tdi_ref_put(&engine->refs, "engine", engine->name, "references"))
+		engine_free(engine);
+}
+
+static int options_check(const struct td_engine_opts *opts)
+{
+	return opts->flags != 0 || opts->reapers > REAPERS_MAX ? -EINVAL : 0;
+}
+
+/* reapers is taken as it is: 0 makes an engine whose works run in their callers. */
+static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
+		      struct td_engine **ret)
+{
+	struct td_engine *engine;
+	size_t size = sizeof(*engine) + reapers * sizeof(engine->reapers[0]);
+	int err;
+
+	pthread_once(&fork_once, watch_forks);
+	if (fork_watch_error)
+		return fork_watch_error;
+	engine = aligned_alloc(_Alignof(struct td_engine),
+			       tdi_align_up(size, _Alignof(struct td_engine)));
+	if (!engine)
+		return -ENOMEM;
+	memset(engine, 0, size);
+	tdi_queue_init(&engine->queue);
+	tdi_ref_init(&engine->refs, 1);
+	tdi_gate_init(&engine->gate);
+	strncpy(engine->name, opts->name ? opts->name : "reaper",
+		sizeof(engine->name) - 1);
+	engine->flavor = opts->flavor ? opts->flavor : &urcu_memb_flavor;
+	engine->slice_ns = opts->slice_ns ? opts->slice_ns : DEFAULT_SLICE_NS;
+	if (engine->slice_ns > INT64_MAX)
+		engine->slice_ns = INT64_MAX;
+	engine->generation = fork_generation;
+
+	err = tdi_reapers_start(engine, reapers);
+	if (err) {
+		tdi_reapers_stop(engine);
+		engine_free(engine);
+		return err;
+	}
+	*ret = engine;
+	return 0;
+}
+
+int td_engine_create(const struct td_engine_opts *given, td_engine **ret)
+{
+	struct td_engine_opts opts = {0};
+	int err = tdi_opts_take(&opts, sizeof(opts), given);
+
+	if (!err)
+		err = options_check(&opts);
+	if (err)
+		return err;
+	return engine_new(&opts, opts.reapers ? opts.reapers : tdi_numa_nodes(), ret);
+}
+
+static _Atomic(struct td_engine *) default_engine;
+static int default_make(struct td_engine **ret)
+{
+	static const struct td_engine_opts opts = {.name = "td-default"};
+	int err = engine_new(&opts, tdi_numa_nodes(), ret);
+
+	/* Whatever keeps threads from starting (limits, a filter), none are needed. */
+	return err && err != -ENOMEM ? engine_new(&opts, 0, ret) : err;
+}
+
+int td_engine_default(td_engine **ret)
+{
+	/* Acquire: pairs with the release below; the engine is complete. */
+	struct td_engine *engine =
+		atomic_load_explicit(&default_engine, memory_order_acquire);
+	int err = 0;
+
+	if (tdi_unlikely(!engine)) {
+		pthread_mutex_lock(&default_lock);
+		engine = atomic_load_explicit(&default_engine, memory_order_relaxed);
+		if (!engine) {
+			err = default_make(&engine);
+			if (!err)
+				atomic_store_explicit(&default_engine, engine,
+						      memory_order_release);
+		}
+		pthread_mutex_unlock(&default_lock);
+	}
+	if (!err)
+		err = tdi_engine_check(engine);
+	if (!err)
+		*ret = engine;
+	return err;
+}
+
+int tdi_engine_resolve(struct td_engine *given, struct td_engine **ret)
+{
+	int err;
+
+	if (!given)
+		return td_engine_default(ret);
+	err = tdi_engine_check(given);
+	if (!err)
+		*ret = given;
+	return err;
+}
+
+const struct rcu_flavor_struct *td_engine_flavor(const td_engine *engine)
+{
+	return engine->flavor;
+}
+
+const char *td_version(void)
+{
+	return TD_VERSION_STRING;
+}
+
+/* ---- submitting ---- */
+
+/* False: there are no reapers to push it to. */
+TDI_HOT static bool push(struct td_engine *engine, struct td_work *work)
+{
+	/* Inside the gate the engine outlives the work: the reapers may finish it, and
+	 * its owner destroy the engine, before tdi_queue_push returns. */
+	if (engine->nr_reapers == 0 || !tdi_gate_enter(&engine->gate))
+		return false;
+	tdi_queue_push(&engine->queue, work);
+	tdi_gate_leave(&engine->gate);
+	return true;
+}
+
+TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+{
+	tdi_work_begin(engine, work);
+	if (push(engine, work))
+		return;
+	/* The work's owner may hold the last reference, and drop it in done(). */
+	tdi_engine_get(engine);
+	if (!tdi_work_run_here(engine, work))
+		tdi_work_finish(engine, work, -EAGAIN);
+	tdi_engine_put(engine);
+}
+
+int tdi_engine_run(struct td_engine *engine, struct td_work *work)
+{
+	int err = 0;
+
+	tdi_work_begin(engine, work);
+	tdi_engine_get(engine);
+	if (!tdi_work_run_here(engine, work)) {
+		if (push(engine, work))
+			err = -EINPROGRESS;
+		else
+			tdi_work_finish(engine, work, -EAGAIN);
+	}
+	tdi_engine_put(engine);
+	return err;
+}
+
+int td_engine_submit(td_engine *given, struct td_work *work)
+{
+	struct td_engine *engine;
+	int err;
+
+	if (!work || !work->ops || !work->ops->slice)
+		return -EINVAL;
+	err = tdi_engine_resolve(given, &engine);
+	if (err)
+		return err;
+	if (!tdi_work_claim(work))
+		return -EBUSY;
+	tdi_engine_queue(engine, work);
+	return 0;
+}
+
+/* ---- draining and destroying ---- */
+
+static int wait_for_zero(_Atomic(uint32_t) *word, uint64_t deadline_ns)
+{
+	int err = 0;
+
+	for (;;) {
+		/* seq_cst: pairs with tdi_work_finish */
+		uint32_t value = atomic_load_explicit(word, memory_order_seq_cst);
+
+		if (value == 0)
+			return 0;
+		if (err == -ETIMEDOUT)
+			return err;
+		err = tdi_sys_futex_wait(word, value, deadline_ns);
+	}
+}
+
+/* A lock that can be waited for until a deadline. */
+static int take_turn(struct tdi_pending *pending, uint64_t deadline_ns)
+{
+	int err = 0;
+
+	while (atomic_exchange_explicit(&pending->turn, 1, memory_order_acquire) != 0) {
+		if (err == -ETIMEDOUT)
+			return err;
+		err = tdi_sys_futex_wait(&pending->turn, 1, deadline_ns);
+	}
+	return 0;
+}
+
+static void give_turn(struct tdi_pending *pending)
+{
+	atomic_store_explicit(&pending->turn, 0, memory_order_release);
+	tdi_sys_futex_wake(&pending->turn, 1);
+}
+
+/*
+ * New works count in the current epoch. First wait for the other one, which nobody
+ * joins (but for a submitter that read the epoch long ago, whose work is no older than
+ * this drain); then make that the current one, and wait for those that came before.
+ */
+static int drain(struct td_engine *engine, uint64_t deadline_ns)
+{
+	struct tdi_pending *pending = &engine->pending;
+	uint32_t epoch;
+	int err;
+
+	err = take_turn(pending, deadline_ns);
+	if (err)
+		return err;
+	atomic_fetch_add_explicit(&pending->drainers, 1, memory_order_seq_cst);
+	epoch = atomic_load_explicit(&pending->epoch, memory_order_relaxed);
+	err = wait_for_zero(&pending->works[!epoch], deadline_ns);
+	if (!err) {
+		atomic_store_explicit(&pending->epoch, !epoch, memory_order_seq_cst);
+		err = wait_for_zero(&pending->works[epoch], deadline_ns);
+	}
+	atomic_fetch_sub_explicit(&pending->drainers, 1, memory_order_relaxed);
+	give_turn(pending);
+	return err;
+}
+
+int td_engine_drain(td_engine *engine, int64_t timeout_ns)
+{
+	int err;
+
+	if (!engine)
+		engine = atomic_load_explicit(&default_engine, memory_order_acquire);
+	if (!engine)
+		return 0;
+	err = tdi_engine_check(engine);
+	if (err)
+		return err;
+	if (tdi_engine_is_reaper(engine))
+		return -EDEADLK;
+	return drain(engine, tdi_sys_deadline(timeout_ns));
+}
+
+static void abandon_leftovers(struct td_engine *engine)
+{
+	struct td_work *work;
+
+	while ((work = tdi_queue_leftover(&engine->queue)) != NULL)
+		tdi_work_finish(engine, work, -ECANCELED);
+}
+
+int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns)
+{
+	uint64_t deadline_ns;
+	int err;
+
+	if (!engine)
+		return 0;
+	err = tdi_engine_check(engine);
+	if (err)
+		return err;
+	if ((unsigned)mode > TD_EXIT_ABANDON)
+		return -EINVAL;
+	if (engine == atomic_load_explicit(&default_engine, memory_order_relaxed))
+		return -EPERM;
+	if (tdi_engine_is_reaper(engine))
+		return -EDEADLK;
+
+	deadline_ns = mode == TD_EXIT_DRAIN ? UINT64_MAX : tdi_sys_deadline(timeout_ns);
+	/* The bulk while submitters still find reapers; then, with the gate closed, what
+	 * came in meanwhile: from here on new work runs in its caller. */
+	if (mode != TD_EXIT_ABANDON)
+		err = drain(engine, deadline_ns);
+	tdi_gate_close(&engine->gate);
+	if (mode != TD_EXIT_ABANDON && !err)
+		err = drain(engine, deadline_ns);
+	tdi_reapers_stop(engine);
+	abandon_leftovers(engine);
+	tdi_engine_put(engine);
+	return err;
+}

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Floor 3: what the engine is made of, for its own files (engine.c, work.c, reaper.c)
+ * and, as far as the functions below go, for the floors above.
+ */
+#ifndef TDI_ENGINE_INTERNAL_H
+#define TDI_ENGINE_INTERNAL_H
+
+#include "base.h"
+#include "gate.h"
+#include "queue.h"
+#include "ref.h"
+
+#include <pthread.h>
+#include <teardown/engine.h>
+
+#define TDI_ENGINE_NAME_SIZE 11
+
+struct tdi_reaper {
+	struct td_engine *engine;
+	unsigned index;
+	pthread_t thread;
+};
+
+/*
+ * Works pending, counted in two alternating epochs so that a drain need not wait for
+ * what is submitted after it began: see td_engine_drain.
+ */
+struct tdi_pending {
+	_Atomic(uint32_t) works[2]; /* futexes: 0 when none */
+	_Atomic(uint32_t) epoch;    /* 0 or 1: where new works count */
+	_Atomic(uint32_t) drainers;
+	_Atomic(uint32_t) turn; /* 1 while somebody drains: one at a time */
+};
+
+struct td_engine {
+	struct tdi_queue queue;
+
+	/* One reference each: the creator's right to use it, and every space. */
+	struct tdi_ref refs;
+	/* Passed through while pushing; closed when the reapers are to go. */
+	struct tdi_gate gate;
+	struct tdi_pending pending;
+
+	/* Counters, relaxed: they order nothing. */
+	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
+	_Atomic(uint64_t) bytes_pending, bytes_reclaimed, slices, pauses, cpu_ns;
+	_Atomic(uint32_t) reapers_unplaced, reapers_settled;
+
+	/* Constant after creation. */
+	char name[TDI_ENGINE_NAME_SIZE];
+	const struct rcu_flavor_struct *flavor;
+	uint64_t slice_ns;
+	unsigned generation; /* of the process that made it: see tdi_engine_check */
+	unsigned nr_reapers;
+	struct tdi_reaper reapers[];
+};
+
+/* 0, or -ECHILD: the engine was made in the parent of this process. */
+int tdi_engine_check(const struct td_engine *engine);
+
+/* NULL means the default engine, which is made if need be. 0, -ENOMEM, -ECHILD. */
+int tdi_engine_resolve(struct td_engine *given, struct td_engine **ret);
+
+/* An object that may outlive the caller's right to use the engine holds a reference. */
+void tdi_engine_get(struct td_engine *engine);
+void tdi_engine_put(struct td_engine *engine);
+
+/* Submits without checks: the work is set up and not queued. See td_engine_submit. */
+void tdi_engine_queue(struct td_engine *engine, struct td_work *work);
+
+/*
+ * Runs the whole work in the caller instead. 0, or -EINPROGRESS: it had to pause for
+ * long, and has been left to the reapers.
+ */
+int tdi_engine_run(struct td_engine *engine, struct td_work *work);
+
+/* Is the calling thread one of the engine's reapers? */
+bool tdi_engine_is_reaper(const struct td_engine *engine);
+
+/* ---- between the engine's own files ---- */
+
+/* Marks a work as queued and counts it in. False: it was queued already. */
+bool tdi_work_claim(struct td_work *work);
+void tdi_work_begin(struct td_engine *engine, struct td_work *work);
+
+/* Runs one slice and counts it. What the slice returned; *parallel as it said. */
+int tdi_work_slice(struct td_engine *engine, struct td_work *work, unsigned *parallel);
+
+/* Calls done() and counts the work out. The work may be gone when this returns. */
+void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status);
+
+/* Runs slices in the caller. True: finished; false: still pausing after a second. */
+bool tdi_work_run_here(struct td_engine *engine, struct td_work *work);
+
+/* Returns when all of them are ready for work, or with -errno and some running. */
+int tdi_reapers_start(struct td_engine *engine, unsigned reapers);
+void tdi_reapers_stop(struct td_engine *engine);
+
+#endif

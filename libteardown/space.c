@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The life of a space:
+ *
+ *   users > 0                      regions come and go
+ *   last put                       event "gone"; the space's work is submitted, or run
+ *                                  in the caller (put_sync)
+ *   the work's slices, on reapers  callbacks for "gone"; extents released
+ *   the work is done               event "reclaimed", its callbacks; the count that all
+ *                                  users held together is dropped
+ *   last count                     the object is freed, the engine's reference given up
+ */
+#include "region_internal.h"
+#include "space_internal.h"
+#include "sys.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static struct td_space *space_of_doom(struct tdi_doom *doom)
+{
+	return tdi_container_of(doom, struct td_space, doom);
+}
+
+static struct tdi_region *region_of(struct tdi_extent *extent)
+{
+	return tdi_container_of(extent, struct tdi_region, extent);
+}
+
+/* ---- the teardown, on reapers ---- */
+
+static int unmap(struct tdi_extent *extent, uintptr_t start, size_t length)
+{
+	return tdi_region_unmap(region_of(extent), start, length);
+}
+
+static void forget_extent(struct tdi_doom *doom, struct tdi_extent *extent)
+{
+	atomic_fetch_sub_explicit(&space_of_doom(doom)->regions, 1, memory_order_relaxed);
+	tdi_region_free(region_of(extent));
+}
+
+static void call_back(void *owner, void (*call)(void), void *arg, uint32_t event)
+{
+	struct td_space *space = owner;
+	int status = event == TD_EVENT_RECLAIMED ? space->status : 0;
+
+	((td_event_fn *)call)(space, event, status, arg);
+}
+
+static void call_back_gone(void *owner, void (*call)(void), void *arg)
+{
+	call_back(owner, call, arg, TD_EVENT_GONE);
+}
+
+static void call_back_reclaimed(void *owner, void (*call)(void), void *arg)
+{
+	call_back(owner, call, arg, TD_EVENT_RECLAIMED);
+}
+
+/*
+ * Calls back for "gone", before anything is released: true when that is over, false while
+ * another reaper is at it.
+ */
+static bool call_back_first(struct td_space *space)
+{
+	uint32_t state = CALLS_TO_MAKE;
+
+	if (tdi_likely(atomic_load_explicit(&space->gone_calls, memory_order_acquire) ==
+		       CALLS_MADE))
+		return true;
+	/* As a rule there are none, and no other reaper has to wait for us. */
+	if (tdi_events_close_calls(&space->events, TD_EVENT_GONE)) {
+		atomic_store_explicit(&space->gone_calls, CALLS_MADE,
+				      memory_order_release);
+		return true;
+	}
+	if (!atomic_compare_exchange_strong_explicit(
+		    &space->gone_calls, &state, CALLS_BEING_MADE, memory_order_acquire,
+		    memory_order_acquire))
+		return state == CALLS_MADE;
+	tdi_events_take_calls(&space->events, TD_EVENT_GONE, call_back_gone, space);
+	/* Release: what the callbacks did comes before what other reapers do. */
+	atomic_store_explicit(&space->gone_calls, CALLS_MADE, memory_order_release);
+	return true;
+}
+
+static int space_slice(struct td_work *work, struct td_slice *slice)
+{
+	struct td_space *space = tdi_container_of(work, struct td_space, work);
+	uint32_t users = tdi_ref_read(&space->users);
+	int result;
+
+	if (tdi_unlikely(users != 0))
+		tdi_die("space '%s': torn down with %u users", space->name, users);
+	if (!call_back_first(space))
+		return TD_WORK_WAIT;
+	result = tdi_doom_slice(&space->doom, slice);
+	atomic_fetch_add_explicit(&space->bytes_reclaimed, slice->released,
+				  memory_order_relaxed);
+	return result;
+}
+
+static void drop_count(struct td_space *space);
+
+static void space_done(struct td_work *work, int status)
+{
+	struct td_space *space = tdi_container_of(work, struct td_space, work);
+	struct tdi_extent *extent;
+	uint64_t left = 0;
+
+	/* Left where the engine abandoned it, or had no thread to go on with it. */
+	while ((extent = tdi_doom_leftover(&space->doom)) != NULL) {
+		left += extent->length - extent->unmapped;
+		forget_extent(&space->doom, extent);
+	}
+	if (left > 0 && status != -ECANCELED) {
+		space->doom.refused += left;
+		tdi_warn("space '%s': %llu bytes of address space could not be unmapped: "
+			 "%s",
+			 space->name, (unsigned long long)left, strerrordesc_np(-status));
+	}
+	space->status = status ? status : space->doom.status;
+	space->reclaimed_ns = tdi_sys_now_ns();
+	(void)call_back_first(space); /* abandoned before its first slice */
+	tdi_events_raise(&space->events, TD_EVENT_RECLAIMED);
+	tdi_events_take_calls(&space->events, TD_EVENT_RECLAIMED, call_back_reclaimed,
+			      space);
+	drop_count(space);
+}
+
+static const struct td_work_ops space_work_ops = {
+	.slice = space_slice,
+	.done = space_done,
+};
+
+/* ---- creating and freeing ---- */
+
+int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
+		    td_space **ret)
+{
+	struct td_space_opts opts = {0};
+	struct td_engine *engine;
+	struct td_space *space;
+	int err = tdi_opts_take(&opts, sizeof(opts), given_opts);
+
+	if (!err && opts.flags != 0)
+		err = -EINVAL;
+	if (!err)
+		err = tdi_engine_resolve(given, &engine);
+	if (err)
+		return err;
+	space = aligned_alloc(_Alignof(struct td_space), sizeof(*space));
+	if (!space)
+		return -ENOMEM;
+	memset(space, 0, sizeof(*space));
+	tdi_ref_init(&space->users, 1);
+	tdi_ref_init(&space->count, 1); /* all users' together */
+	strncpy(space->name, opts.name ? opts.name : "space", sizeof(space->name) - 1);
+	tdi_events_init(&space->events);
+	td_work_init(&space->work, &space_work_ops, 0);
+	tdi_doom_init(&space->doom, space->name);
+	space->doom.unmap = unmap;
+	space->doom.extent_done = forget_extent;
+	space->work.parallel = UINT32_MAX;
+	space->engine = engine;
+	tdi_engine_get(engine);
+	*ret = space;
+	return 0;
+}
+
+static void space_free(struct td_space *space)
+{
+	struct td_engine *engine = space->engine;
+
+	tdi_doom_destroy(&space->doom);
+	free(space);
+	tdi_engine_put(engine);
+}
+
+static void drop_count(struct td_space *space)
+{
+	if (!tdi_ref_put(&space->count, "space", space->name, "count"))
+		return;
+	/* The count of all users is among those that were dropped: too many were. */
+	if (!tdi_events_happened(&space->events, TD_EVENT_RECLAIMED))
+		tdi_die("space '%s': last count dropped before its memory was reclaimed",
+			space->name);
+	space_free(space);
+}
+
+/* ---- users and counts ---- */
+
+TDI_HOT int td_space_get(td_space *space)
+{
+	int err = tdi_space_check(space);
+
+	if (tdi_likely(!err))
+		tdi_ref_get(&space->users, "space", space->name, "users");
+	return err;
+}
+
+bool td_space_get_not_zero(td_space *space)
+{
+	return !tdi_space_check(space) &&
+	       tdi_ref_get_not_zero(&space->users, "space", space->name, "users");
+}
+
+/* True: that was the last user, and the work is ready to be run. */
+TDI_HOT static bool put_user(struct td_space *space)
+{
+	if (!tdi_ref_put(&space->users, "space", space->name, "users"))
+		return false;
+	space->put_ns = tdi_sys_now_ns();
+	space->work.cost =
+		atomic_load_explicit(&space->bytes_mapped, memory_order_relaxed);
+	(void)tdi_work_claim(&space->work);
+	tdi_events_raise(&space->events, TD_EVENT_GONE);
+	return true;
+}
+
+TDI_HOT int td_space_put(td_space *space)
+{
+	int err;
+
+	if (!space)
+		return 0;
+	err = tdi_space_check(space);
+	if (tdi_likely(!err) && put_user(space))
+		tdi_engine_queue(space->engine, &space->work);
+	return err;
+}
+
+int td_space_put_sync(td_space *space)
+{
+	int err;
+
+	if (!space)
+		return 0;
+	err = tdi_space_check(space);
+	if (!err && put_user(space))
+		err = tdi_engine_run(space->engine, &space->work);
+	return err;
+}
+
+int td_space_grab(td_space *space)
+{
+	int err = tdi_space_check(space);
+
+	if (tdi_likely(!err))
+		tdi_ref_get(&space->count, "space", space->name, "count");
+	return err;
+}
+
+int td_space_drop(td_space *space)
+{
+	int err;
+
+	if (!space)
+		return 0;
+	err = tdi_space_check(space);
+	if (tdi_likely(!err))
+		drop_count(space);
+	return err;
+}
+
+/* ---- events ---- */
+
+static int event_check(td_space *space, enum td_event event)
+{
+	if (event != TD_EVENT_GONE && event != TD_EVENT_RECLAIMED)
+		return -EINVAL;
+	return tdi_space_check(space);
+}
+
+int td_space_wait(td_space *space, enum td_event event, int64_t timeout_ns)
+{
+	int err = event_check(space, event);
+
+	if (err)
+		return err;
+	if (tdi_engine_is_reaper(space->engine))
+		return -EDEADLK;
+	err = tdi_events_wait(&space->events, event, tdi_sys_deadline(timeout_ns));
+	if (!err && event == TD_EVENT_RECLAIMED)
+		err = space->status;
+	return err;
+}
+
+int td_space_eventfd(td_space *space, enum td_event event, int *ret)
+{
+	int err = event_check(space, event);
+
+	return err ? err : tdi_events_add_fd(&space->events, event, ret);
+}
+
+int td_space_on_event(td_space *space, enum td_event event, td_event_fn *fn, void *arg)
+{
+	int err = fn ? event_check(space, event) : -EINVAL;
+
+	if (err)
+		return err;
+	/* The list of "gone" stays open until a reaper takes it: the event came before.
+	 */
+	if (tdi_events_happened(&space->events, event))
+		return -EALREADY;
+	return tdi_events_add_call(&space->events, event, (void (*)(void))fn, arg);
+}
+
+const char *td_space_name(const td_space *space)
+{
+	return space->name;
+}

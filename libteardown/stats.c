@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+#include "space_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <teardown/stats.h>
+
+static uint64_t load(_Atomic(uint64_t) *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
+{
+	struct td_engine *engine;
+	int err = tdi_engine_resolve(given, &engine);
+
+	if (err)
+		return err;
+	*ret = (struct td_engine_stats){
+		.reapers = engine->nr_reapers,
+		.reapers_unplaced = atomic_load_explicit(&engine->reapers_unplaced,
+							 memory_order_relaxed),
+		.works_submitted = load(&engine->works_submitted),
+		.works_pending = (uint64_t)engine->pending.works[0] +
+				 (uint64_t)engine->pending.works[1],
+		.works_done = load(&engine->works_done),
+		.works_in_caller = load(&engine->works_in_caller),
+		.works_failed = load(&engine->works_failed),
+		.bytes_pending = load(&engine->bytes_pending),
+		.bytes_reclaimed = load(&engine->bytes_reclaimed),
+		.slices = load(&engine->slices),
+		.pauses = load(&engine->pauses),
+		.cpu_ns = load(&engine->cpu_ns),
+	};
+	return 0;
+}
+
+int td_space_stats(td_space *space, struct td_space_stats *ret)
+{
+	int err = tdi_space_check(space);
+	bool gone, reclaimed;
+	uint64_t mapped, released;
+
+	if (err)
+		return err;
+	/* Reclaimed first: a space that is reclaimed is gone, too. */
+	reclaimed = tdi_events_happened(&space->events, TD_EVENT_RECLAIMED);
+	gone = tdi_events_happened(&space->events, TD_EVENT_GONE);
+	mapped = load(&space->bytes_mapped);
+	released = load(&space->bytes_reclaimed);
+	*ret = (struct td_space_stats){
+		.users = tdi_ref_read(&space->users),
+		.count = tdi_ref_read(&space->count),
+		.regions = load(&space->regions),
+		.bytes_mapped = mapped,
+		.bytes_pending = gone && !reclaimed ? mapped - released : 0,
+		.bytes_reclaimed = released,
+		.bytes_refused = reclaimed ? space->doom.refused : 0,
+		.slices = atomic_load_explicit(&space->work.tdi_slices,
+					       memory_order_relaxed),
+		.cpu_ns = load(&space->work.tdi_cpu_ns),
+		.put_to_reclaimed_ns =
+			reclaimed ? space->reclaimed_ns - space->put_ns : 0,
+	};
+	return 0;
+}
+
+struct text {
+	char *buf;
+	size_t size, length;
+};
+
+static void field(struct text *text, const char *name, uint64_t value)
+{
+	size_t room = text->length < text->size ? text->size - text->length : 0;
+	int wrote =
+		snprintf(room ? text->buf + text->length : NULL, room, "%c\"%s\":%llu",
+			 text->length ? ',' : '{', name, (unsigned long long)value);
+
+	text->length += (size_t)wrote;
+}
+
+/* Closes the object in a scratch buffer that is known to hold it, and hands it out. */
+static int finish(struct text *text, char *buf, size_t size, size_t *ret)
+{
+	text->buf[text->length++] = '}';
+	if (buf || size) {
+		if (!buf || text->length >= size)
+			return -ENOSPC;
+		memcpy(buf, text->buf, text->length);
+		buf[text->length] = '\0';
+	}
+	if (ret)
+		*ret = text->length;
+	return 0;
+}
+
+/* Room for any of the objects: 20 digits and 30 bytes of name for each counter. */
+#define TDI_JSON_SIZE 1024
+
+int td_engine_stats_json(td_engine *engine, char *buf, size_t size, size_t *ret)
+{
+	char scratch[TDI_JSON_SIZE];
+	struct text text = {scratch, sizeof(scratch) - 1, 0};
+	struct td_engine_stats stats;
+	int err = td_engine_stats(engine, &stats);
+
+	if (err)
+		return err;
+#define FIELD(name, description) field(&text, #name, stats.name);
+	TD_ENGINE_STATS(FIELD)
+#undef FIELD
+	return finish(&text, buf, size, ret);
+}
+
+int td_space_stats_json(td_space *space, char *buf, size_t size, size_t *ret)
+{
+	char scratch[TDI_JSON_SIZE];
+	struct text text = {scratch, sizeof(scratch) - 1, 0};
+	struct td_space_stats stats;
+	int err = td_space_stats(space, &stats);
+
+	if (err)
+		return err;
+#define FIELD(name, description) field(&text, #name, stats.name);
+	TD_SPACE_STATS(FIELD)
+#undef FIELD
+	return finish(&text, buf, size, ret);
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Two ways to ask: from Linux 6.11 an ioctl that finds a mapping by address, whose cost
+ * does not grow with the number of mappings; before that, reading the text.
+ */
+#include "vma.h"
+#include "sys.h"
+
+#include <fcntl.h>
+#include <linux/ioctl.h>
+#include <string.h>
+
+/* The ioctl's argument, as Linux 6.11 defines it; older headers lack it. */
+struct maps_query {
+	uint64_t size, flags, addr;
+	uint64_t vma_start, vma_end, vma_flags, vma_page_size, vma_offset, inode;
+	uint32_t dev_major, dev_minor, name_size, build_id_size;
+	uint64_t name, build_id;
+};
+#define MAPS_QUERY _IOWR('f', 17, struct maps_query)
+#define MAPS_QUERY_AT_OR_AFTER 0x10u
+#define MAPS_QUERY_VMA_SHARED 0x08u
+
+/* The kernel's names for anonymous memory: none, or given with PR_SET_VMA_ANON_NAME. */
+static bool is_plain_anonymous(uint64_t inode, const char *name)
+{
+	return inode == 0 && (name[0] == '\0' || strncmp(name, "[anon:", 6) == 0);
+}
+
+/* -ENOTTY when the kernel does not have the ioctl. */
+static int walk_by_query(int fd, uintptr_t start, uintptr_t end, tdi_vma_fn *fn,
+			 void *arg)
+{
+	while (start < end) {
+		char name[256] = "";
+		struct maps_query query = {
+			.size = sizeof(query),
+			.flags = MAPS_QUERY_AT_OR_AFTER,
+			.addr = start,
+			.name_size = sizeof(name),
+			.name = (uintptr_t)name,
+		};
+		int err = tdi_sys_ioctl(fd, MAPS_QUERY, &query);
+		struct tdi_vma vma;
+
+		if (err == -ENOENT) /* nothing mapped from here on */
+			return 0;
+		if (err == -ENAMETOOLONG) { /* a path longer than ours: a file */
+			query.name_size = 0;
+			query.name = 0;
+			name[0] = '/';
+			err = tdi_sys_ioctl(fd, MAPS_QUERY, &query);
+		}
+		if (err < 0)
+			return err;
+		if (query.vma_start >= end)
+			return 0;
+		vma = (struct tdi_vma){
+			.start = (uintptr_t)query.vma_start,
+			.end = (uintptr_t)query.vma_end,
+			.shared = (query.vma_flags & MAPS_QUERY_VMA_SHARED) != 0,
+			.anonymous = is_plain_anonymous(query.inode, name),
+		};
+		err = fn(&vma, arg);
+		if (err)
+			return err;
+		start = vma.end;
+	}
+	return 0;
+}
+
+/* One line being read: "start-end perms offset dev inode   name" */
+struct line {
+	unsigned field;	 /* 0 start, 1 end, 2 perms, 3 offset, 4 dev, 5 inode, 6 name */
+	unsigned length; /* of the field so far */
+	uint64_t number, inode;
+	struct tdi_vma vma;
+	char name[8]; /* enough to tell "[anon:" */
+};
+
+static unsigned hex_digit(char c)
+{
+	return c <= '9' ? (unsigned)(c - '0') : (unsigned)(c - 'a') + 10;
+}
+
+/* True when c completes a line. */
+static bool line_take(struct line *line, char c)
+{
+	if (c == '\n') {
+		line->vma.anonymous = is_plain_anonymous(line->inode, line->name);
+		return true;
+	}
+	if ((c == ' ' || (c == '-' && line->field == 0)) && line->field < 6) {
+		if (line->field == 0)
+			line->vma.start = (uintptr_t)line->number;
+		else if (line->field == 1)
+			line->vma.end = (uintptr_t)line->number;
+		else if (line->field == 5)
+			line->inode = line->number;
+		line->field++;
+		line->length = 0;
+		line->number = 0;
+		return false;
+	}
+	switch (line->field) {
+	case 0:
+	case 1:
+		line->number = line->number * 16 + hex_digit(c);
+		break;
+	case 2:
+		if (line->length == 3)
+			line->vma.shared = c == 's';
+		break;
+	case 5:
+		line->number = line->number * 10 + (uint64_t)(c - '0');
+		break;
+	case 6:
+		if (c == ' ' && line->name[0] == '\0') /* padding */
+			return false;
+		if (line->length < sizeof(line->name) - 1)
+			line->name[line->length] = c;
+		break;
+	default:
+		break;
+	}
+	line->length++;
+	return false;
+}
+
+static int walk_by_text(int fd, uintptr_t start, uintptr_t end, tdi_vma_fn *fn, void *arg)
+{
+	struct line line = {0};
+	char buf[4096];
+
+	for (;;) {
+		ssize_t got = tdi_sys_read(fd, buf, sizeof(buf));
+
+		if (got == -EINTR)
+			continue;
+		if (got <= 0)
+			return (int)got;
+		for (ssize_t i = 0; i < got; i++) {
+			int err = 0;
+
+			if (!line_take(&line, buf[i]))
+				continue;
+			if (line.vma.start >= end)
+				return 0;
+			if (line.vma.end > start)
+				err = fn(&line.vma, arg);
+			if (err)
+				return err;
+			line = (struct line){0};
+		}
+	}
+}
+
+int tdi_vma_walk(uintptr_t start, uintptr_t end, tdi_vma_fn *fn, void *arg)
+{
+	int fd = tdi_sys_open("/proc/thread-self/maps", O_RDONLY | O_CLOEXEC);
+	int err;
+
+	if (fd < 0)
+		return fd;
+	err = walk_by_query(fd, start, end, fn, arg);
+	/* An older kernel, or a filter that does not know the ioctl. */
+	if (err == -ENOTTY || err == -EINVAL || err == -EPERM || err == -EACCES)
+		err = walk_by_text(fd, start, end, fn, arg);
+	(void)tdi_sys_close(fd);
+	return err;
+}
+
+struct check {
+	uintptr_t next; /* everything before it was found */
+};
+
+static int check_one(const struct tdi_vma *vma, void *arg)
+{
+	struct check *check = arg;
+
+	if (vma->start > check->next)
+		return -ENOMEM;
+	if (vma->shared || !vma->anonymous)
+		return -EOPNOTSUPP;
+	check->next = vma->end;
+	return 0;
+}
+
+int tdi_vma_check_private_anon(uintptr_t start, uintptr_t end)
+{
+	struct check check = {.next = start};
+	int err = tdi_vma_walk(start, end, check_one, &check);
+
+	if (err)
+		return err;
+	return check.next >= end ? 0 : -ENOMEM;
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine_internal.h"
+#include "sys.h"
+
+#include <limits.h>
+
+enum { WORK_IDLE, WORK_QUEUED };
+
+/* Pauses of 1, 2, 4 .. 512 ms: a second in all. */
+#define PAUSES_IN_CALLER 10
+
+void td_work_init(struct td_work *work, const struct td_work_ops *ops, uint64_t cost)
+{
+	*work = (struct td_work){.ops = ops, .cost = cost};
+}
+
+TDI_HOT bool tdi_work_claim(struct td_work *work)
+{
+	/* Acquire: pairs with the release in tdi_work_finish for a work that is used
+	 * again. */
+	return atomic_exchange_explicit(&work->tdi_state, WORK_QUEUED,
+					memory_order_acq_rel) == WORK_IDLE;
+}
+
+TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
+{
+	work->tdi_limit = work->parallel > 0 ? work->parallel : 1;
+	work->tdi_running = 0;
+	work->tdi_pause_ns = 0;
+	work->tdi_status = 0;
+	work->tdi_exhausted = false;
+	work->tdi_later = false;
+	atomic_store_explicit(&work->tdi_slices, 0, memory_order_relaxed);
+	atomic_store_explicit(&work->tdi_cpu_ns, 0, memory_order_relaxed);
+	atomic_store_explicit(&work->tdi_left, work->cost, memory_order_relaxed);
+
+	atomic_fetch_add_explicit(&engine->works_submitted, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&engine->bytes_pending, work->cost,
+				  memory_order_relaxed);
+	work->tdi_epoch = (unsigned char)atomic_load_explicit(&engine->pending.epoch,
+							      memory_order_acquire);
+	atomic_fetch_add_explicit(&engine->pending.works[work->tdi_epoch], 1,
+				  memory_order_relaxed);
+}
+
+/* Takes at most what is left of the work's cost out of the engine's pending bytes. */
+static void settle(struct td_engine *engine, struct td_work *work, uint64_t bytes)
+{
+	uint64_t left = atomic_load_explicit(&work->tdi_left, memory_order_relaxed);
+	uint64_t part;
+
+	do {
+		part = bytes < left ? bytes : left;
+	} while (!atomic_compare_exchange_weak_explicit(&work->tdi_left, &left,
+							left - part, memory_order_relaxed,
+							memory_order_relaxed));
+	atomic_fetch_sub_explicit(&engine->bytes_pending, part, memory_order_relaxed);
+}
+
+int tdi_work_slice(struct td_engine *engine, struct td_work *work, unsigned *parallel)
+{
+	uint64_t cpu = tdi_sys_cpu_ns();
+	struct td_slice slice = {
+		.deadline_ns = tdi_sys_deadline((int64_t)engine->slice_ns),
+		.target_ns = engine->slice_ns,
+		.parallel = work->parallel > 0 ? work->parallel : 1,
+	};
+	int result = work->ops->slice(work, &slice);
+
+	cpu = tdi_sys_cpu_ns() - cpu;
+	settle(engine, work, slice.released);
+	atomic_fetch_add_explicit(&work->tdi_slices, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&work->tdi_cpu_ns, cpu, memory_order_relaxed);
+	atomic_fetch_add_explicit(&engine->slices, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&engine->cpu_ns, cpu, memory_order_relaxed);
+	atomic_fetch_add_explicit(&engine->bytes_reclaimed, slice.released,
+				  memory_order_relaxed);
+	if (result == TD_WORK_LATER)
+		atomic_fetch_add_explicit(&engine->pauses, 1, memory_order_relaxed);
+	*parallel = slice.parallel;
+	return result;
+}
+
+void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
+{
+	unsigned epoch = work->tdi_epoch;
+	uint64_t cpu = tdi_sys_cpu_ns();
+
+	settle(engine, work, UINT64_MAX);
+	if (status < 0)
+		atomic_fetch_add_explicit(&engine->works_failed, 1, memory_order_relaxed);
+	/* Release: pairs with tdi_work_claim. */
+	atomic_store_explicit(&work->tdi_state, WORK_IDLE, memory_order_release);
+	if (work->ops->done)
+		work->ops->done(work, status);
+	atomic_fetch_add_explicit(&engine->cpu_ns, tdi_sys_cpu_ns() - cpu,
+				  memory_order_relaxed);
+	atomic_fetch_add_explicit(&engine->works_done, 1, memory_order_relaxed);
+
+	/* seq_cst: pairs with the drainer's count-then-look in td_engine_drain. */
+	if (atomic_fetch_sub_explicit(&engine->pending.works[epoch], 1,
+				      memory_order_seq_cst) == 1 &&
+	    atomic_load_explicit(&engine->pending.drainers, memory_order_seq_cst) > 0)
+		tdi_sys_futex_wake(&engine->pending.works[epoch], INT_MAX);
+}
+
+static void pause_for(uint64_t pause_ns)
+{
+	_Atomic(uint32_t) nobody_wakes = 0;
+	uint64_t deadline = tdi_sys_now_ns() + pause_ns;
+
+	while (tdi_sys_futex_wait(&nobody_wakes, 0, deadline) == -EINTR)
+		;
+}
+
+bool tdi_work_run_here(struct td_engine *engine, struct td_work *work)
+{
+	unsigned pauses = 0, parallel;
+
+	atomic_fetch_add_explicit(&engine->works_in_caller, 1, memory_order_relaxed);
+	for (;;) {
+		int result = tdi_work_slice(engine, work, &parallel);
+
+		if (result == TD_WORK_LATER) {
+			if (++pauses > PAUSES_IN_CALLER)
+				return false;
+			work->tdi_pause_ns = tdi_queue_next_pause(work->tdi_pause_ns);
+			pause_for(work->tdi_pause_ns);
+		} else if (result == TD_WORK_MORE || result == TD_WORK_WAIT) {
+			pauses = 0;
+			work->tdi_pause_ns = 0;
+		} else {
+			tdi_work_finish(engine, work, result < 0 ? result : 0);
+			return true;
+		}
+	}
+}

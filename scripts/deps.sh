@@ -1,0 +1,52 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: MIT
+# Sourced by the other scripts: installs what a fresh Debian lacks, and nothing
+# that is already there.
+
+td_say() { printf '%s\n' "$*" >&2; }
+
+td_die() {
+	td_say "error: $*"
+	exit 1
+}
+
+# td_as_root CMD...: runs CMD as root, through sudo when we are not root already.
+td_as_root() {
+	if [ "$(id -u)" -eq 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null 2>&1; then
+		sudo "$@"
+	else
+		td_die "packages are missing and this needs root or sudo: $*"
+	fi
+}
+
+# td_installed PKG: true when dpkg has the package fully installed.
+td_installed() {
+	[ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+# td_need PKG...: installs those of the Debian packages that are missing.
+td_need() {
+	local missing=() pkg
+	command -v dpkg-query >/dev/null 2>&1 || {
+		td_say "not a Debian system: assuming that these are there: $*"
+		return 0
+	}
+	for pkg in "$@"; do
+		td_installed "$pkg" || missing+=("$pkg")
+	done
+	[ "${#missing[@]}" -gt 0 ] || return 0
+	td_say "installing: ${missing[*]}"
+	# The package lists of a fresh machine or container are empty or stale.
+	td_as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >&2 ||
+		td_say "warning: apt-get update failed, trying with the lists there are"
+	td_as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y \
+		--no-install-recommends install "${missing[@]}" >&2 ||
+		td_die "could not install: ${missing[*]}"
+}
+
+# shellcheck disable=SC2034 # read by the scripts that source this file
+TD_BUILD_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config liburcu-dev libnuma-dev)
+# shellcheck disable=SC2034
+TD_TEST_PACKAGES=(g++ check shellcheck binutils util-linux)

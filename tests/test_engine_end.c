@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/* The end of an engine: drained, at a deadline, abandoned. */
+#include "job.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* ---- destroying ---- */
+
+START_TEST(nobody_and_nonsense_can_be_destroyed_safely)
+{
+	ck_assert_int_eq(td_engine_destroy(NULL, TD_EXIT_DRAIN, 0), 0);
+	ck_assert_int_eq(td_engine_destroy(engine, (enum td_exit_mode)9, 0), -EINVAL);
+	teardown();
+}
+END_TEST
+
+START_TEST(destroying_with_drain_finishes_everything)
+{
+	struct job jobs[20];
+
+	for (int i = 0; i < 20; i++) {
+		job_init(&jobs[i], 3);
+		jobs[i].laters = i == 0;
+		ck_assert_int_eq(td_engine_submit(engine, &jobs[i].work), 0);
+	}
+	teardown();
+	for (int i = 0; i < 20; i++) {
+		ck_assert_int_eq(jobs[i].status, 0);
+		ck_assert_uint_eq(jobs[i].slices, 3);
+	}
+}
+END_TEST
+
+static void *destroy_at_deadline(void *arg)
+{
+	return (void *)(intptr_t)td_engine_destroy(arg, TD_EXIT_DEADLINE, 1000000);
+}
+
+static void *abandon(void *arg)
+{
+	return (void *)(intptr_t)td_engine_destroy(arg, TD_EXIT_ABANDON, 0);
+}
+
+static void destroy_while_busy(void *(*destroy)(void *), int expected)
+{
+	sem_t entered, may_go;
+	struct job running, queued, parked;
+	pthread_t thread;
+	void *result;
+
+	sem_init(&entered, 0, 0);
+	sem_init(&may_go, 0, 0);
+	job_init(&parked, 1);
+	parked.laters = 1000;
+	job_init(&running, 2);
+	running.entered = &entered;
+	running.may_go = &may_go;
+	job_init(&queued, 1);
+	ck_assert_int_eq(td_engine_submit(engine, &parked.work), 0);
+	while (stats().pauses == 0)
+		sched_yield();
+	ck_assert_int_eq(td_engine_submit(engine, &running.work), 0);
+	sem_wait(&entered);
+	ck_assert_int_eq(td_engine_submit(engine, &queued.work), 0);
+	pthread_create(&thread, NULL, destroy, engine);
+	/* the slice being run is let finish, nothing else is begun */
+	while (!(atomic_load(&engine->gate.word) & TDI_GATE_CLOSED))
+		sched_yield();
+	for (;;) {
+		bool stopped;
+
+		pthread_mutex_lock(&engine->queue.lock);
+		stopped = engine->queue.stopped;
+		pthread_mutex_unlock(&engine->queue.lock);
+		if (stopped)
+			break;
+		sched_yield();
+	}
+	sem_post(&may_go);
+	pthread_join(thread, &result);
+	ck_assert_int_eq((int)(intptr_t)result, expected);
+	ck_assert_int_eq(running.status, -ECANCELED);
+	ck_assert_int_eq(queued.status, -ECANCELED);
+	ck_assert_int_eq(parked.status, -ECANCELED);
+	ck_assert_uint_eq(running.slices, 1);
+	ck_assert_uint_eq(queued.slices, 0);
+}
+
+START_TEST(destroying_at_a_deadline_abandons_the_rest)
+{
+	destroy_while_busy(destroy_at_deadline, -ETIMEDOUT);
+}
+END_TEST
+
+START_TEST(abandoning_cancels_what_has_not_run)
+{
+	destroy_while_busy(abandon, 0);
+}
+END_TEST
+
+START_TEST(many_engines_come_and_go_without_a_trace)
+{
+	struct tdt_footprint before, after;
+	int cycles = TDT_SANITIZED ? 300 : 3000;
+
+	for (int i = 0; i < cycles; i++) {
+		setup_two();
+		teardown();
+		if (i == 20)
+			before = tdt_footprint();
+	}
+	after = tdt_footprint();
+	tdt_await_threads(before.threads);
+	ck_assert_uint_eq(after.descriptors, before.descriptors);
+	tdt_check_mappings(before.mappings, 4);
+}
+END_TEST
+
+static sem_t in_wake, leave_wake;
+static atomic_bool destroyed, stopped_one;
+
+static int stop_in_wake(enum tdi_sys_call call, uintptr_t addr, size_t length, int detail)
+{
+	(void)length;
+	(void)detail;
+	if (call == TDI_SYS_futex_wake && addr == (uintptr_t)&engine->queue.signal &&
+	    !atomic_exchange(&stopped_one, true)) {
+		/* the wake itself is made: only its maker is kept from returning */
+		syscall(SYS_futex, addr, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
+		sem_post(&in_wake);
+		sem_wait(&leave_wake);
+	}
+	return 0;
+}
+
+static void *submit_one(void *arg)
+{
+	return (void *)(intptr_t)td_engine_submit(engine, arg);
+}
+
+static void *destroy_it(void *arg)
+{
+	(void)arg;
+	ck_assert_int_eq(td_engine_destroy(engine, TD_EXIT_DRAIN, 0), 0);
+	atomic_store(&destroyed, true);
+	return NULL;
+}
+
+/* The work is long done and the engine on its way out while its submitter still is at the
+ * futex: destroying waits at the gate. */
+START_TEST(destroying_waits_for_a_submitter_on_his_way_out)
+{
+	uint64_t until;
+	pthread_t submitter, destroyer;
+	struct job job;
+
+	sem_init(&in_wake, 0, 0);
+	sem_init(&leave_wake, 0, 0);
+	job_init(&job, 1);
+	while (atomic_load(&engine->queue.sleepers) < 1)
+		sched_yield();
+	tdi_sys_set_fault(stop_in_wake);
+	pthread_create(&submitter, NULL, submit_one, &job.work);
+	sem_wait(&in_wake);
+	pthread_create(&destroyer, NULL, destroy_it, NULL);
+	while (!(atomic_load(&engine->gate.word) & TDI_GATE_CLOSED))
+		sched_yield();
+	until = tdi_sys_deadline(20000000);
+	while (tdi_sys_now_ns() < until)
+		ck_assert(!atomic_load(&destroyed));
+	sem_post(&leave_wake);
+	pthread_join(submitter, NULL);
+	pthread_join(destroyer, NULL);
+	ck_assert_int_eq(job.status, 0);
+}
+END_TEST
+
+START_TEST(an_endless_slice_target_does_not_wrap)
+{
+	td_engine *other;
+	struct job job;
+
+	ck_assert_int_eq(
+		td_engine_create(TD_ENGINE_OPTS(.reapers = 1, .slice_ns = UINT64_MAX),
+				 &other),
+		0);
+	ck_assert_uint_le(other->slice_ns, INT64_MAX);
+	job_init(&job, 3);
+	ck_assert_int_eq(td_engine_submit(other, &job.work), 0);
+	ck_assert_int_eq(td_engine_destroy(other, TD_EXIT_DRAIN, 0), 0);
+	ck_assert_int_eq(job.status, 0);
+}
+END_TEST
+
+int main(void)
+{
+	struct tdt *tests = tdt_suite("engine_end");
+
+	tdt_add(tests, nobody_and_nonsense_can_be_destroyed_safely, setup, NULL);
+	tdt_add(tests, destroying_with_drain_finishes_everything, setup_two, NULL);
+	tdt_add(tests, destroying_at_a_deadline_abandons_the_rest, setup, NULL);
+	tdt_add(tests, abandoning_cancels_what_has_not_run, setup, NULL);
+	tdt_add(tests, many_engines_come_and_go_without_a_trace, NULL, NULL);
+	tdt_add(tests, destroying_waits_for_a_submitter_on_his_way_out, setup, NULL);
+	tdt_add(tests, an_endless_slice_target_does_not_wrap, NULL, NULL);
+	return tdt_run(tests);
+}

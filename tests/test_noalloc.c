@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/* A11: nothing on the teardown path depends on getting memory. */
+#include "harness.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <teardown.h>
+
+#if TDT_SANITIZED
+
+START_TEST(the_teardown_allocates_nothing)
+{
+	tdt_skip("the sanitizer owns malloc");
+}
+END_TEST
+
+static void add_tests(struct tdt *tests)
+{
+	tdt_add(tests, the_teardown_allocates_nothing, NULL, NULL);
+}
+
+#else
+
+/* glibc's own, under the names that are left when malloc is replaced. */
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t n, size_t size);
+void *__libc_realloc(void *old, size_t size);
+void *__libc_memalign(size_t align, size_t size);
+
+static atomic_bool failing;
+static atomic_uint refused;
+
+static bool refuse(void)
+{
+	if (!atomic_load(&failing))
+		return false;
+	atomic_fetch_add(&refused, 1);
+	errno = ENOMEM;
+	return true;
+}
+
+void *malloc(size_t size)
+{
+	return refuse() ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t n, size_t size)
+{
+	return refuse() ? NULL : __libc_calloc(n, size);
+}
+
+void *realloc(void *old, size_t size)
+{
+	return refuse() ? NULL : __libc_realloc(old, size);
+}
+
+void *memalign(size_t align, size_t size);
+void *memalign(size_t align, size_t size)
+{
+	return refuse() ? NULL : __libc_memalign(align, size);
+}
+
+void *aligned_alloc(size_t align, size_t size)
+{
+	return refuse() ? NULL : __libc_memalign(align, size);
+}
+
+int posix_memalign(void **ret, size_t align, size_t size)
+{
+	*ret = refuse() ? NULL : __libc_memalign(align, size);
+	return *ret ? 0 : ENOMEM;
+}
+
+static td_engine *engine;
+static td_space *space;
+static atomic_uint calls;
+
+static void on_event(td_space *of, enum td_event event, int status, void *arg)
+{
+	(void)of;
+	(void)event;
+	(void)arg;
+	if (status == 0)
+		atomic_fetch_add(&calls, 1);
+}
+
+static void make(void *addrs[], int regions)
+{
+	ck_assert_int_eq(td_space_create(engine, NULL, &space), 0);
+	for (int i = 0; i < regions; i++) {
+		size_t length = i % 8 == 0 ? 16 * MIB : 64 * KIB;
+
+		ck_assert_int_eq(td_region_map(space, length, NULL, &addrs[i]), 0);
+		tdt_touch(addrs[i], length);
+	}
+}
+
+/* The first of everything, such as the dynamic linker's, is not the library's. */
+static void warm_up(void)
+{
+	void *addrs[2];
+
+	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.reapers = 2), &engine), 0);
+	make(addrs, 2);
+	ck_assert_int_eq(td_space_put(space), 0);
+	ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
+}
+
+static void tear_down(bool sync)
+{
+	enum { REGIONS = 40 };
+	void *addrs[REGIONS];
+	int results[3], fd;
+
+	make(addrs, REGIONS);
+	ck_assert_int_eq(td_space_on_event(space, TD_EVENT_GONE, on_event, NULL), 0);
+	ck_assert_int_eq(td_space_on_event(space, TD_EVENT_RECLAIMED, on_event, NULL), 0);
+	ck_assert_int_eq(td_space_eventfd(space, TD_EVENT_RECLAIMED, &fd), 0);
+	ck_assert_int_eq(td_space_grab(space), 0);
+
+	atomic_store(&failing, true);
+	results[0] = sync ? td_space_put_sync(space) : td_space_put(space);
+	results[1] = td_space_wait(space, TD_EVENT_RECLAIMED, TD_FOREVER);
+	results[2] = td_engine_drain(engine, TD_FOREVER);
+	atomic_store(&failing, false);
+
+	ck_assert_int_eq(results[0] | results[1] | results[2], 0);
+	ck_assert_uint_eq(atomic_load(&refused), 0);
+	ck_assert_uint_eq(atomic_load(&calls), 2);
+	for (int i = 0; i < REGIONS; i++)
+		ck_assert_uint_eq(tdt_mapped(addrs[i], 64 * KIB), 0);
+	ck_assert_int_eq(td_space_drop(space), 0);
+}
+
+START_TEST(the_reapers_teardown_allocates_nothing)
+{
+	tear_down(false);
+}
+END_TEST
+
+START_TEST(the_callers_teardown_allocates_nothing)
+{
+	tear_down(true);
+}
+END_TEST
+
+START_TEST(nor_does_it_when_system_calls_fail)
+{
+	tdt_fail(TDI_SYS_madvise, -ENOMEM, 1, 4);
+	tdt_fail(TDI_SYS_munmap, -ENOMEM, 3, 4);
+	tear_down(false);
+}
+END_TEST
+
+START_TEST(nor_does_an_engine_that_shuts_down)
+{
+	void *addrs[4];
+	int results[2];
+
+	make(addrs, 4);
+	atomic_store(&failing, true);
+	results[0] = td_space_put(space);
+	results[1] = td_engine_destroy(engine, TD_EXIT_DRAIN, 0);
+	atomic_store(&failing, false);
+	ck_assert_int_eq(results[0] | results[1], 0);
+	ck_assert_uint_eq(atomic_load(&refused), 0);
+}
+END_TEST
+
+START_TEST(creation_without_memory_fails_cleanly)
+{
+	td_engine *made = (void *)1;
+	td_space *dead = (void *)1;
+	void *addr = (void *)1;
+	int results[3], fd = -5;
+	size_t before;
+
+	ck_assert_int_eq(td_space_create(engine, NULL, &space), 0);
+	before = tdt_footprint().mappings;
+	atomic_store(&failing, true);
+	results[0] = td_engine_create(NULL, &made);
+	results[1] = td_space_create(engine, NULL, &dead);
+	results[2] = td_region_map(space, MIB, NULL, &addr);
+	if (td_space_eventfd(space, TD_EVENT_GONE, &fd) != -ENOMEM ||
+	    td_space_on_event(space, TD_EVENT_GONE, on_event, NULL) != -ENOMEM)
+		results[2] = 0;
+	atomic_store(&failing, false);
+	for (int i = 0; i < 3; i++)
+		ck_assert_int_eq(results[i], -ENOMEM);
+	ck_assert_ptr_eq(made, (void *)1);
+	ck_assert_ptr_eq(dead, (void *)1);
+	ck_assert_ptr_eq(addr, (void *)1);
+	ck_assert_int_eq(fd, -5);
+	tdt_check_mappings(before, 0);
+	ck_assert_int_eq(td_space_put(space), 0);
+}
+END_TEST
+
+static void add_tests(struct tdt *tests)
+{
+	tdt_add(tests, the_reapers_teardown_allocates_nothing, warm_up, NULL);
+	tdt_add(tests, the_callers_teardown_allocates_nothing, warm_up, NULL);
+	tdt_add(tests, nor_does_it_when_system_calls_fail, warm_up, NULL);
+	tdt_add(tests, nor_does_an_engine_that_shuts_down, warm_up, NULL);
+	tdt_add(tests, creation_without_memory_fails_cleanly, warm_up, NULL);
+}
+
+#endif
+
+int main(void)
+{
+	struct tdt *tests = tdt_suite("noalloc");
+
+	add_tests(tests);
+	return tdt_run(tests);
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/* D9: steps follow a time target. */
+#include "harness.h"
+#include "pace.h"
+
+#define TARGET 500000u
+
+/* A machine that releases a byte in so many picoseconds. */
+static void converge(struct tdi_pace *pace, uint64_t ps_per_byte, unsigned steps)
+{
+	for (unsigned i = 0; i < steps; i++)
+		tdi_pace_learn(pace, pace->step, pace->step * ps_per_byte / 1000, TARGET);
+}
+
+START_TEST(steps_approach_the_target_from_both_sides)
+{
+	struct tdi_pace pace;
+
+	tdi_pace_init(&pace, 4 * MIB, 2 * MIB, 64 * MIB);
+	converge(&pace, 20, 10); /* 500 us are 25 MB */
+	ck_assert_uint_ge(pace.step, 22 * MIB);
+	ck_assert_uint_le(pace.step, 25 * MIB);
+	converge(&pace, 100, 10); /* 500 us are 5 MB */
+	ck_assert_uint_ge(pace.step, 3 * MIB);
+	ck_assert_uint_le(pace.step, 5 * MIB);
+}
+END_TEST
+
+START_TEST(steps_stay_within_their_bounds)
+{
+	struct tdi_pace pace;
+
+	tdi_pace_init(&pace, 4 * MIB, 2 * MIB, 64 * MIB);
+	converge(&pace, 0, 20); /* nothing was there */
+	ck_assert_uint_eq(pace.step, 64 * MIB);
+	converge(&pace, 1000000, 20);
+	ck_assert_uint_eq(pace.step, 2 * MIB);
+}
+END_TEST
+
+START_TEST(one_odd_measurement_moves_a_step_by_two_at_most)
+{
+	struct tdi_pace pace;
+
+	tdi_pace_init(&pace, 16 * MIB, 2 * MIB, 64 * MIB);
+	tdi_pace_learn(&pace, 16 * MIB, TARGET * 1000, TARGET);
+	ck_assert_uint_eq(pace.step, 8 * MIB);
+	tdi_pace_learn(&pace, 8 * MIB, 1, TARGET);
+	ck_assert_uint_eq(pace.step, 16 * MIB);
+}
+END_TEST
+
+START_TEST(a_short_last_step_does_not_shrink_the_next)
+{
+	struct tdi_pace pace;
+
+	tdi_pace_init(&pace, 16 * MIB, 2 * MIB, 64 * MIB);
+	tdi_pace_learn(&pace, 4096, 1000, TARGET);
+	ck_assert_uint_eq(pace.step, 16 * MIB);
+}
+END_TEST
+
+START_TEST(a_slow_short_step_is_heeded)
+{
+	struct tdi_pace pace;
+
+	tdi_pace_init(&pace, 16 * MIB, 2 * MIB, 64 * MIB);
+	tdi_pace_learn(&pace, 8 * MIB, TARGET * 4, TARGET);
+	ck_assert_uint_eq(pace.step, 4 * MIB);
+}
+END_TEST
+
+int main(void)
+{
+	struct tdt *tests = tdt_suite("pace");
+
+	tdt_add(tests, steps_approach_the_target_from_both_sides, NULL, NULL);
+	tdt_add(tests, steps_stay_within_their_bounds, NULL, NULL);
+	tdt_add(tests, one_odd_measurement_moves_a_step_by_two_at_most, NULL, NULL);
+	tdt_add(tests, a_short_last_step_does_not_shrink_the_next, NULL, NULL);
+	tdt_add(tests, a_slow_short_step_is_heeded, NULL, NULL);
+	return tdt_run(tests);
+}

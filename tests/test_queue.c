@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT */
+/* G1-G4 of queue.h. */
+#include "harness.h"
+#include "queue.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct tdi_queue *queue;
+
+static void setup(void)
+{
+	queue = aligned_alloc(_Alignof(struct tdi_queue), sizeof(*queue));
+	tdi_queue_init(queue);
+}
+
+static void teardown(void)
+{
+	tdi_queue_destroy(queue);
+	free(queue);
+}
+
+static struct td_work make(unsigned limit)
+{
+	return (struct td_work){.tdi_limit = limit};
+}
+
+START_TEST(works_take_turns)
+{
+	struct td_work a = make(1), b = make(1), c = make(1);
+
+	tdi_queue_push(queue, &a);
+	tdi_queue_push(queue, &b);
+	for (int round = 0; round < 3; round++) {
+		ck_assert_ptr_eq(tdi_queue_take(queue), &a);
+		ck_assert(!tdi_queue_give(queue, &a, TD_WORK_MORE, 1));
+		ck_assert_ptr_eq(tdi_queue_take(queue), &b);
+		ck_assert(!tdi_queue_give(queue, &b, TD_WORK_MORE, 1));
+	}
+	tdi_queue_push(queue, &c); /* a newcomer waits for one round at most */
+	ck_assert_ptr_eq(tdi_queue_take(queue), &a);
+	ck_assert(tdi_queue_give(queue, &a, TD_WORK_DONE, 1));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &b);
+	ck_assert(tdi_queue_give(queue, &b, -EIO, 1));
+	ck_assert_int_eq(b.tdi_status, -EIO);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &c);
+	ck_assert(tdi_queue_give(queue, &c, TD_WORK_DONE, 1));
+	ck_assert_ptr_null(tdi_queue_leftover(queue));
+}
+END_TEST
+
+START_TEST(a_parallel_work_is_taken_several_times_up_to_its_limit)
+{
+	struct td_work wide = make(2), narrow = make(1);
+
+	tdi_queue_push(queue, &wide);
+	tdi_queue_push(queue, &narrow);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &narrow);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
+	/* the limit of two is reached: only one may come back */
+	ck_assert(!tdi_queue_give(queue, &narrow, TD_WORK_MORE, 1));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &narrow);
+	ck_assert(tdi_queue_give(queue, &narrow, TD_WORK_DONE, 1));
+	/* exhausted, but finished only when the last slice is back */
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_DONE, 2));
+	ck_assert(tdi_queue_give(queue, &wide, TD_WORK_MORE, 2));
+	ck_assert_ptr_null(tdi_queue_leftover(queue));
+}
+END_TEST
+
+START_TEST(a_waiting_work_comes_back_when_another_slice_returns)
+{
+	struct td_work wide = make(2), other = make(1);
+
+	tdi_queue_push(queue, &wide);
+	tdi_queue_push(queue, &other);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &other);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 2));
+	/* not handed out meanwhile, though there is room under its limit */
+	ck_assert(!tdi_queue_give(queue, &other, TD_WORK_MORE, 1));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &other);
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_MORE, 1));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
+	/* alone and still waiting: it is not lost */
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 1));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
+	ck_assert(tdi_queue_give(queue, &wide, TD_WORK_DONE, 1));
+	ck_assert(tdi_queue_give(queue, &other, TD_WORK_DONE, 1));
+}
+END_TEST
+
+START_TEST(a_work_put_off_comes_back_after_its_pause_and_not_before)
+{
+	struct td_work work = make(1);
+	uint64_t began;
+
+	tdi_queue_push(queue, &work);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
+	began = tdi_sys_now_ns();
+	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_LATER, 1));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
+	ck_assert_uint_ge(tdi_sys_now_ns() - began, 1000000);
+	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_LATER, 1));
+	ck_assert_uint_eq(work.tdi_pause_ns, 2000000);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
+	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_MORE, 1));
+	ck_assert_uint_eq(work.tdi_pause_ns, 0);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
+	ck_assert(tdi_queue_give(queue, &work, TD_WORK_DONE, 1));
+}
+END_TEST
+
+START_TEST(one_put_off_beside_a_running_slice_waits_for_it)
+{
+	struct td_work wide = make(2);
+
+	tdi_queue_push(queue, &wide);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_LATER, 2));
+	ck_assert_ptr_null(queue->parked);
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 2));
+	ck_assert_ptr_eq(queue->parked, &wide);
+	ck_assert_ptr_eq(tdi_queue_leftover(queue), &wide);
+	ck_assert_ptr_null(tdi_queue_leftover(queue));
+}
+END_TEST
+
+START_TEST(pauses_double_up_to_a_second)
+{
+	uint64_t pause = 0;
+
+	pause = tdi_queue_next_pause(pause);
+	ck_assert_uint_eq(pause, 1000000);
+	for (int i = 0; i < 20; i++)
+		pause = tdi_queue_next_pause(pause);
+	ck_assert_uint_eq(pause, 1000000000);
+}
+END_TEST
+
+static void *take_one(void *arg)
+{
+	(void)arg;
+	return tdi_queue_take(queue);
+}
+
+static void wait_for_sleepers(uint32_t n)
+{
+	while (atomic_load(&queue->sleepers) < n)
+		sched_yield();
+}
+
+START_TEST(a_push_wakes_a_sleeper)
+{
+	struct td_work work = make(1);
+	pthread_t thread;
+	void *taken;
+
+	pthread_create(&thread, NULL, take_one, NULL);
+	wait_for_sleepers(1);
+	tdi_queue_push(queue, &work);
+	pthread_join(thread, &taken);
+	ck_assert_ptr_eq(taken, &work);
+}
+END_TEST
+
+START_TEST(one_push_of_a_parallel_work_wakes_several_in_turn)
+{
+	struct td_work work = make(3);
+	pthread_t threads[3];
+
+	for (int i = 0; i < 3; i++)
+		pthread_create(&threads[i], NULL, take_one, NULL);
+	wait_for_sleepers(3);
+	tdi_queue_push(queue, &work);
+	for (int i = 0; i < 3; i++) {
+		void *taken;
+
+		pthread_join(threads[i], &taken);
+		ck_assert_ptr_eq(taken, &work);
+	}
+	ck_assert_uint_eq(work.tdi_running, 3);
+}
+END_TEST
+
+START_TEST(no_wake_is_paid_for_when_nobody_sleeps)
+{
+	struct td_work works[10];
+
+	tdt_fail_none();
+	for (int i = 0; i < 10; i++) {
+		works[i] = make(1);
+		tdi_queue_push(queue, &works[i]);
+	}
+	ck_assert_uint_eq(tdt_calls(TDI_SYS_futex_wake), 0);
+}
+END_TEST
+
+START_TEST(stopping_ends_every_take_and_leaves_the_works)
+{
+	struct td_work work = make(1);
+	pthread_t threads[4];
+
+	for (int i = 0; i < 4; i++)
+		pthread_create(&threads[i], NULL, take_one, NULL);
+	wait_for_sleepers(4);
+	tdi_queue_stop(queue);
+	for (int i = 0; i < 4; i++) {
+		void *taken;
+
+		pthread_join(threads[i], &taken);
+		ck_assert_ptr_null(taken);
+	}
+	tdi_queue_push(queue, &work);
+	ck_assert_ptr_null(tdi_queue_take(queue));
+	ck_assert_ptr_eq(tdi_queue_leftover(queue), &work);
+}
+END_TEST
+
+enum { PUSHERS = 3, TAKERS = 2, EACH = 2000, SLICES = 3 };
+
+struct counted {
+	struct td_work work;
+	unsigned slices; /* plain: the queue must order them */
+};
+
+static atomic_uint finished;
+
+static void *push_many(void *arg)
+{
+	struct counted *mine = arg;
+
+	for (int i = 0; i < EACH; i++) {
+		mine[i].work = make(1);
+		tdi_queue_push(queue, &mine[i].work);
+	}
+	return NULL;
+}
+
+static void *take_many(void *arg)
+{
+	struct td_work *work;
+
+	(void)arg;
+	while ((work = tdi_queue_take(queue)) != NULL) {
+		struct counted *counted = tdi_container_of(work, struct counted, work);
+		bool last = ++counted->slices == SLICES;
+
+		if (tdi_queue_give(queue, work, last ? TD_WORK_DONE : TD_WORK_MORE, 1) &&
+		    atomic_fetch_add(&finished, 1) + 1 == PUSHERS * EACH)
+			tdi_queue_stop(queue);
+	}
+	return NULL;
+}
+
+START_TEST(every_pushed_work_gets_each_of_its_slices)
+{
+	struct counted *works = calloc(PUSHERS * EACH, sizeof(*works));
+	pthread_t pushers[PUSHERS], takers[TAKERS];
+
+	for (int i = 0; i < TAKERS; i++)
+		pthread_create(&takers[i], NULL, take_many, NULL);
+	for (int i = 0; i < PUSHERS; i++)
+		pthread_create(&pushers[i], NULL, push_many, works + (size_t)i * EACH);
+	for (int i = 0; i < PUSHERS; i++)
+		pthread_join(pushers[i], NULL);
+	for (int i = 0; i < TAKERS; i++)
+		pthread_join(takers[i], NULL);
+	for (int i = 0; i < PUSHERS * EACH; i++)
+		ck_assert_uint_eq(works[i].slices, SLICES);
+	free(works);
+}
+END_TEST
+
+int main(void)
+{
+	struct tdt *tests = tdt_suite("queue");
+	const TTest *all[] = {works_take_turns,
+			      a_parallel_work_is_taken_several_times_up_to_its_limit,
+			      a_waiting_work_comes_back_when_another_slice_returns,
+			      a_work_put_off_comes_back_after_its_pause_and_not_before,
+			      one_put_off_beside_a_running_slice_waits_for_it,
+			      pauses_double_up_to_a_second,
+			      a_push_wakes_a_sleeper,
+			      one_push_of_a_parallel_work_wakes_several_in_turn,
+			      no_wake_is_paid_for_when_nobody_sleeps,
+			      stopping_ends_every_take_and_leaves_the_works,
+			      every_pushed_work_gets_each_of_its_slices};
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
+		tdt_add(tests, all[i], setup, teardown);
+	return tdt_run(tests);
+}
