@@ -12,6 +12,7 @@
  *   td_space   a refcounted set of memory: users keep the memory,
  *              counts keep the object                                  (space.h)
  *   region     a mapped range of a space                               (region.h)
+ *   td_munmap  in place of munmap(2), for any memory                   (munmap.h)
  *
  * Conventions: functions return 0 or a negative errno value; results come through
  * the last argument, which is left untouched on failure; option structs carry their
@@ -24,6 +25,7 @@
 #define TEARDOWN_H
 
 #include <teardown/engine.h>
+#include <teardown/munmap.h>
 #include <teardown/region.h>
 #include <teardown/space.h>
 #include <teardown/stats.h>

@@ -44,6 +44,11 @@ struct td_engine_opts {
 	/* How long one step of a teardown may hold a kernel lock that others want, and so
 	 * how long one slice lasts, in nanoseconds. 0 = 500000 (500 us). */
 	uint64_t slice_ns;
+
+	/* td_munmap() and td_region_unmap() give ranges of at least so many bytes to
+	 * reapers, and free smaller ones in the caller. 0 = 64 MiB: see docs/design.md
+	 * for the measurement behind it. SIZE_MAX = none. (row D6) */
+	size_t munmap_threshold;
 };
 
 /* C only; C++ fills a struct of its own: td_engine_opts o = {}; o.size = sizeof o; */
@@ -90,6 +95,23 @@ int td_engine_default(td_engine **ret);
  * Context: blocks; not in a callback.
  */
 int td_engine_drain(td_engine *engine, int64_t timeout_ns);
+
+/*
+ * Frees all that is pending, now, with the caller's help: for a host whose mmap(2) or
+ * mlock(2) was just refused. Memory that has been unmapped but not yet reclaimed counts
+ * against address space, locked memory, commit charge, the number of mappings and the
+ * pool of huge pages. The caller runs slices as a reaper does, and waits for those that
+ * are running elsewhere.
+ *
+ *   engine  NULL = the default engine (nothing to do if it was never made)
+ *
+ * Returns 0: everything that was pending when the call began is done; -EAGAIN: but for
+ * works that could not go on (TD_WORK_LATER); -EDEADLK: called on one of its reapers;
+ * -ECHILD.
+ * Context: blocks; works of any owner may run in the caller, their callbacks included;
+ * not in a callback. (row A11)
+ */
+int td_engine_relieve(td_engine *engine);
 
 enum td_exit_mode {
 	TD_EXIT_DRAIN = 0, /* wait until all is done, however long */

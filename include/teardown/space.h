@@ -21,9 +21,22 @@ extern "C" {
 
 typedef struct td_space td_space;
 
+enum td_space_flags {
+	/* The last put takes all regions out of sight before it returns, at some
+	 * microseconds a region: an access faults from then on. Otherwise they stay where
+	 * they are until a reaper comes to them, since nobody has a use for them any
+	 * more. Regions with ops, and what the kernel refuses to move, stay in any case.
+	 * (row D2) */
+	TD_SPACE_DETACH = 1u << 0,
+
+	/* Shared memory is unmapped and its pages are kept, exclusively owned or not.
+	   (row C4) */
+	TD_SPACE_KEEP_SHARED = 1u << 1,
+};
+
 struct td_space_opts {
 	size_t size;	  /* sizeof(struct td_space_opts) */
-	unsigned flags;	  /* none yet: must be 0 */
+	unsigned flags;	  /* enum td_space_flags */
 	const char *name; /* for messages; copied, cut to 31 bytes. NULL = "space" */
 };
 
