@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "doom.h"
+#include "host.h"
 #include "sys.h"
 
 #include <limits.h>
@@ -18,13 +18,14 @@
 #define SHELL_FIRST_PUDS 1u
 #define SHELL_MAX_PUDS 16u
 
-enum job_type { JOB_ZAP, JOB_UNMAP };
+enum job_type { JOB_PREPARE, JOB_RELEASE, JOB_ZAP, JOB_UNMAP };
 
 struct job {
 	enum job_type type;
 	struct tdi_extent *extent;
 	uintptr_t start;
 	size_t length;
+	size_t released; /* by the host */
 };
 
 static void list_add_tail(struct tdi_extent **list, struct tdi_extent *extent)
@@ -66,29 +67,47 @@ void tdi_doom_destroy(struct tdi_doom *doom)
 	pthread_mutex_destroy(&doom->lock);
 }
 
-static struct tdi_pace shell_pace(void)
+/* No step cuts a page-table page's worth, or a huge page, in two. */
+static size_t granule(const struct tdi_extent *extent)
 {
-	size_t pud = tdi_pud_size();
-
-	return (struct tdi_pace){SHELL_FIRST_PUDS * pud, tdi_pmd_size(),
-				 SHELL_MAX_PUDS * pud};
+	return tdi_max_size(tdi_pmd_size(), extent->backing.huge_page);
 }
 
-void tdi_extent_init(struct tdi_extent *extent, const struct tdi_kind *kind,
+static struct tdi_pace shell_pace(const struct tdi_extent *extent)
+{
+	size_t pud = tdi_pud_size(), least = granule(extent);
+
+	return (struct tdi_pace){tdi_max_size(SHELL_FIRST_PUDS * pud, least), least,
+				 tdi_max_size(SHELL_MAX_PUDS * pud, least)};
+}
+
+void tdi_extent_init(struct tdi_extent *extent, const struct tdi_backing *backing,
 		     uintptr_t start, size_t length)
 {
-	size_t page = tdi_page_size(), pmd = tdi_pmd_size();
+	size_t page = tdi_page_size(), least, first;
 
-	*extent = (struct tdi_extent){.kind = kind, .start = start, .length = length};
-	tdi_pace_init(&extent->zap_pace, tdi_max_size(pmd, ZAP_FIRST_PAGES * page), pmd,
-		      tdi_max_size(pmd, ZAP_MAX_PAGES * page));
-	extent->unmap_pace = shell_pace();
+	*extent = (struct tdi_extent){
+		.backing = *backing, .start = start, .length = length};
+	least = granule(extent);
+	first = tdi_max_size(least, ZAP_FIRST_PAGES * page);
+	if (backing->kind->release) /* a page may take a slice or more */
+		first = least = page;
+	tdi_pace_init(&extent->zap_pace, first, least,
+		      tdi_max_size(least, ZAP_MAX_PAGES * page));
+	extent->unmap_pace = shell_pace(extent);
 }
 
 void tdi_doom_add(struct tdi_doom *doom, struct tdi_extent *extent)
 {
 	pthread_mutex_lock(&doom->lock);
 	list_add_tail(&doom->live, extent);
+	pthread_mutex_unlock(&doom->lock);
+}
+
+void tdi_doom_remove(struct tdi_doom *doom, struct tdi_extent *extent)
+{
+	pthread_mutex_lock(&doom->lock);
+	list_remove(&doom->live, extent);
 	pthread_mutex_unlock(&doom->lock);
 }
 
@@ -102,7 +121,7 @@ static size_t step_from(const struct tdi_extent *extent, size_t done, size_t ste
 
 	if (left <= step)
 		return left;
-	to = tdi_align_down(from + step, tdi_pmd_size());
+	to = tdi_align_down(from + step, granule(extent));
 	return to > from ? to - from : step;
 }
 
@@ -119,13 +138,35 @@ static void make_zapped_first(struct tdi_extent *extent)
 	extent->whole = false;
 	extent->no_whole = true;
 	extent->claimed = extent->zapped = extent->unmapped;
-	extent->unmap_pace = shell_pace();
+	extent->unmap_pace = shell_pace(extent);
+}
+
+static bool claim_callback(struct tdi_extent *extent, struct job *job)
+{
+	if (extent->hosting)
+		return false;
+	extent->hosting = true;
+	job->start = extent->start + extent->claimed;
+	job->length =
+		tdi_min_size(extent->length - extent->claimed, extent->zap_pace.step);
+	job->released = 0;
+	return true;
 }
 
 static bool claim_from(struct tdi_extent *extent, struct job *job)
 {
+	const struct tdi_kind *kind = extent->backing.kind;
+
 	job->extent = extent;
-	if (extent->claimed == 0 && !extent->no_whole &&
+	if (tdi_host_must_prepare(extent)) {
+		job->type = JOB_PREPARE;
+		return claim_callback(extent, job);
+	}
+	if (kind->release && extent->claimed < extent->length) {
+		job->type = JOB_RELEASE;
+		return claim_callback(extent, job);
+	}
+	if (extent->claimed == 0 && !extent->no_whole && kind->whole &&
 	    extent->length <= extent->zap_pace.step) {
 		/* Small enough to be unmapped with its pages in one step. */
 		make_whole(extent);
@@ -193,13 +234,41 @@ static bool is_passing(int err)
 	return err == -ENOMEM || err == -EAGAIN || err == -EINTR;
 }
 
-static int do_job(struct tdi_doom *doom, const struct job *job)
+static int do_job(struct tdi_doom *doom, struct job *job)
 {
-	if (job->type == JOB_ZAP)
-		return job->extent->kind->zap(job->start, job->length);
+	struct tdi_extent *extent = job->extent;
+	const struct tdi_kind *kind = extent->backing.kind;
+
+	switch (job->type) {
+	case JOB_PREPARE:
+		return tdi_host_prepare(extent);
+	case JOB_RELEASE:
+		return kind->release(extent, job->start - extent->start, job->length,
+				     &job->released);
+	case JOB_ZAP:
+		return kind->zap(extent, job->start, job->length);
+	case JOB_UNMAP:
+		break;
+	}
 	if (doom->unmap)
-		return doom->unmap(job->extent, job->start, job->length);
+		return doom->unmap(extent, job->start, job->length);
 	return tdi_sys_munmap((void *)job->start, job->length);
+}
+
+/* Only these can be in vain and yet not be over. */
+static bool got_somewhere(const struct job *job, int err)
+{
+	switch (job->type) {
+	case JOB_PREPARE:
+		return !err;
+	case JOB_RELEASE:
+		return !err || job->released > 0;
+	case JOB_ZAP:
+		return true;
+	case JOB_UNMAP:
+		break;
+	}
+	return !is_passing(err);
 }
 
 /* ---- taking back, under the lock ---- */
@@ -229,6 +298,21 @@ static uint64_t end_zap(struct tdi_extent *extent, const struct job *job, int er
 	return 0;
 }
 
+static void put_aside(struct tdi_doom *doom, struct tdi_extent *extent)
+{
+	list_remove(&doom->live, extent);
+	list_add_tail(&doom->stuck, extent);
+}
+
+static void record(struct tdi_doom *doom, struct tdi_extent *extent, int err,
+		   size_t refused)
+{
+	extent->status = err;
+	doom->refused += refused;
+	if (!doom->status)
+		doom->status = err;
+}
+
 /* True when the extent is done with. */
 static bool end_unmap(struct tdi_doom *doom, const struct job *job, int err,
 		      uint64_t took_ns, const struct td_slice *slice, uint64_t *released)
@@ -241,8 +325,7 @@ static bool end_unmap(struct tdi_doom *doom, const struct job *job, int err,
 		return false;
 	}
 	if (is_passing(err)) {
-		list_remove(&doom->live, extent);
-		list_add_tail(&doom->stuck, extent);
+		put_aside(doom, extent);
 		return false;
 	}
 	if (!err && extent->whole)
@@ -251,16 +334,41 @@ static bool end_unmap(struct tdi_doom *doom, const struct job *job, int err,
 		tdi_pace_learn(&extent->unmap_pace, job->length, took_ns,
 			       slice->target_ns);
 	extent->unmapped += job->length;
-	if (err) {
-		extent->status = err;
-		doom->refused += job->length;
-		if (!doom->status)
-			doom->status = err;
-	}
+	if (err)
+		record(doom, extent, err, job->length);
 	if (extent->unmapped < extent->length)
 		return false;
 	if (!extent->status)
 		*released += account(extent, extent->length);
+	list_remove(&doom->live, extent);
+	return true;
+}
+
+/* True when the extent is done with: given up. */
+static bool end_callback(struct tdi_doom *doom, const struct job *job, int err,
+			 uint64_t took_ns, const struct td_slice *slice,
+			 uint64_t *released)
+{
+	struct tdi_extent *extent = job->extent;
+
+	extent->hosting = false;
+	if (job->type == JOB_RELEASE) {
+		extent->claimed += job->released;
+		extent->zapped = extent->claimed;
+		*released = account(extent, job->released);
+		if (job->released > 0) {
+			extent->failures = 0;
+			tdi_pace_learn(&extent->zap_pace, job->released, took_ns,
+				       slice->target_ns);
+		}
+	}
+	if (!err)
+		return false;
+	if (!tdi_host_gives_up(extent)) {
+		put_aside(doom, extent);
+		return false;
+	}
+	record(doom, extent, err, extent->length);
 	list_remove(&doom->live, extent);
 	return true;
 }
@@ -275,11 +383,15 @@ static bool end_job(struct tdi_doom *doom, const struct job *job, int err,
 	doom->busy--;
 	if (job->type == JOB_ZAP)
 		released = end_zap(job->extent, job, err, took_ns, slice->target_ns);
+	else if (job->type != JOB_UNMAP)
+		done = end_callback(doom, job, err, took_ns, slice, &released);
 	else
 		done = end_unmap(doom, job, err, took_ns, slice, &released);
 	pthread_mutex_unlock(&doom->lock);
 
 	slice->released += released;
+	if (done && job->type != JOB_UNMAP)
+		tdi_host_report(job->extent, err, doom->name);
 	if (job->type == JOB_UNMAP && err && !is_passing(err))
 		tdi_warn("space '%s': cannot unmap %#lx-%#lx: %s", doom->name,
 			 (unsigned long)job->start,
@@ -292,7 +404,7 @@ int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
 {
 	uint64_t now = tdi_sys_now_ns();
 	struct job job = {0};
-	bool slice_begins = true, progress = false;
+	bool slice_begins = true, progress = false, done;
 	int result;
 
 	do {
@@ -308,8 +420,11 @@ int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
 			return result;
 		err = do_job(doom, &job);
 		now = tdi_sys_now_ns();
-		progress |= job.type == JOB_ZAP || !is_passing(err);
-		if (end_job(doom, &job, err, now - began, slice) && doom->extent_done)
+		done = end_job(doom, &job, err, now - began, slice);
+		progress |= done || got_somewhere(&job, err);
+		if (done)
+			tdi_host_done(job.extent, job.extent->status);
+		if (done && doom->extent_done)
 			doom->extent_done(doom, job.extent);
 	} while (now < slice->deadline_ns);
 	/* A pass over thousands of extents that the kernel refuses takes many slices. */

@@ -15,6 +15,10 @@
  *       pages are released all the same, and the extent is put aside and tried again
  *       later; a slice that got nowhere says so. When the kernel never will, that is
  *       said, recorded, and the rest still goes.
+ *   Z6  The host's callbacks of an extent are made one at a time: those that prepare, in
+ *       order, before anything is released; its release, in place of phase one; done,
+ * last. One that fails is tried again later, and given up after so many times: then the
+ *       range stays mapped, for something may still be using it.
  */
 #ifndef TDI_DOOM_H
 #define TDI_DOOM_H
@@ -24,13 +28,34 @@
 #include "pace.h"
 
 #include <pthread.h>
-#include <teardown/engine.h>
+#include <teardown/region.h>
+
+enum tdi_extent_flags {
+	TDI_EXTENT_LOCKED = 1u << 0,	/* known to be locked: spares a call */
+	TDI_EXTENT_EXCLUSIVE = 1u << 1, /* shared memory that nobody else uses */
+	TDI_EXTENT_SCRUB = 1u << 2,	/* overwritten before it is released */
+};
+
+/* What an extent's memory is: set up once, and passed on when the range is cut or moved.
+ */
+struct tdi_backing {
+	const struct tdi_kind *kind;
+	const struct td_region_ops *ops; /* the host's part, or NULL */
+	unsigned flags;			 /* enum tdi_extent_flags */
+	int fd, uffd;			 /* -1: none. Not the extent's to close */
+	uint64_t offset;		 /* in fd, of the extent's start */
+	size_t huge_page;		 /* bytes, or 0 */
+};
 
 struct tdi_extent {
 	struct tdi_extent *next, *prev; /* circular, in one of the doom's lists */
-	const struct tdi_kind *kind;
+	struct tdi_backing backing;
 	uintptr_t start;
 	size_t length;
+
+	unsigned prepared; /* the host's callbacks that have been made: Z6 */
+	unsigned failures; /* of them, in a row */
+	bool hosting;	   /* one is being made */
 
 	size_t claimed;	  /* phase one: bytes handed out, from the start on */
 	size_t zapped;	  /* phase one: bytes whose turn is over */
@@ -64,12 +89,23 @@ struct tdi_doom {
 void tdi_doom_init(struct tdi_doom *doom, const char *name);
 void tdi_doom_destroy(struct tdi_doom *doom);
 
+/* Private anonymous memory, from which to make others. */
+#define TDI_BACKING_ANON                                                                 \
+	((struct tdi_backing){.kind = &tdi_kind_anon, .fd = -1, .uffd = -1})
+
 /* Sets up an extent of page-aligned memory. */
-void tdi_extent_init(struct tdi_extent *extent, const struct tdi_kind *kind,
+void tdi_extent_init(struct tdi_extent *extent, const struct tdi_backing *backing,
 		     uintptr_t start, size_t length);
+
+/*
+ * For a range that is to leave its place before it is doomed: makes the callbacks that
+ * prepare, in the caller, as often as they may be tried. 0, or the error of the last try.
+ */
+int tdi_extent_prepare(struct tdi_extent *extent, const char *owner);
 
 /* While the work has not been submitted; any thread. */
 void tdi_doom_add(struct tdi_doom *doom, struct tdi_extent *extent);
+void tdi_doom_remove(struct tdi_doom *doom, struct tdi_extent *extent);
 
 /* The work's slice function: enum td_work_result. */
 int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice);

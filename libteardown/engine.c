@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "detach.h"
 #include "engine_internal.h"
 #include "nodes.h"
 #include "ranges.h"
@@ -27,16 +28,19 @@ static void before_fork(void)
 {
 	pthread_mutex_lock(&default_lock);
 	tdi_ranges_before_fork();
+	tdi_detach_before_fork();
 }
 
 static void after_fork_in_parent(void)
 {
+	tdi_detach_after_fork();
 	tdi_ranges_after_fork(false);
 	pthread_mutex_unlock(&default_lock);
 }
 
 static void after_fork_in_child(void)
 {
+	tdi_detach_after_fork();
 	tdi_ranges_after_fork(true);
 	pthread_mutex_unlock(&default_lock);
 	fork_generation++;
@@ -102,6 +106,9 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	engine->slice_ns = opts->slice_ns ? opts->slice_ns : DEFAULT_SLICE_NS;
 	if (engine->slice_ns > INT64_MAX)
 		engine->slice_ns = INT64_MAX;
+	atomic_init(&engine->munmap_threshold, opts->munmap_threshold
+						       ? opts->munmap_threshold
+						       : TDI_MUNMAP_THRESHOLD);
 	engine->generation = fork_generation;
 
 	err = tdi_reapers_start(engine, reapers);
@@ -159,6 +166,13 @@ int td_engine_default(td_engine **ret)
 	if (!err)
 		*ret = engine;
 	return err;
+}
+
+struct td_engine *tdi_engine_made(struct td_engine *given)
+{
+	/* Acquire: as in td_engine_default. */
+	return given ? given
+		     : atomic_load_explicit(&default_engine, memory_order_acquire);
 }
 
 int tdi_engine_resolve(struct td_engine *given, struct td_engine **ret)
@@ -241,84 +255,7 @@ int td_engine_submit(td_engine *given, struct td_work *work)
 	return 0;
 }
 
-/* ---- draining and destroying ---- */
-
-static int wait_for_zero(_Atomic(uint32_t) *word, uint64_t deadline_ns)
-{
-	int err = 0;
-
-	for (;;) {
-		/* seq_cst: pairs with tdi_work_finish */
-		uint32_t value = atomic_load_explicit(word, memory_order_seq_cst);
-
-		if (value == 0)
-			return 0;
-		if (err == -ETIMEDOUT)
-			return err;
-		err = tdi_sys_futex_wait(word, value, deadline_ns);
-	}
-}
-
-/* A lock that can be waited for until a deadline. */
-static int take_turn(struct tdi_pending *pending, uint64_t deadline_ns)
-{
-	int err = 0;
-
-	while (atomic_exchange_explicit(&pending->turn, 1, memory_order_acquire) != 0) {
-		if (err == -ETIMEDOUT)
-			return err;
-		err = tdi_sys_futex_wait(&pending->turn, 1, deadline_ns);
-	}
-	return 0;
-}
-
-static void give_turn(struct tdi_pending *pending)
-{
-	atomic_store_explicit(&pending->turn, 0, memory_order_release);
-	tdi_sys_futex_wake(&pending->turn, 1);
-}
-
-/*
- * New works count in the current epoch. First wait for the other one, which nobody
- * joins (but for a submitter that read the epoch long ago, whose work is no older than
- * this drain); then make that the current one, and wait for those that came before.
- */
-static int drain(struct td_engine *engine, uint64_t deadline_ns)
-{
-	struct tdi_pending *pending = &engine->pending;
-	uint32_t epoch;
-	int err;
-
-	err = take_turn(pending, deadline_ns);
-	if (err)
-		return err;
-	atomic_fetch_add_explicit(&pending->drainers, 1, memory_order_seq_cst);
-	epoch = atomic_load_explicit(&pending->epoch, memory_order_relaxed);
-	err = wait_for_zero(&pending->works[!epoch], deadline_ns);
-	if (!err) {
-		atomic_store_explicit(&pending->epoch, !epoch, memory_order_seq_cst);
-		err = wait_for_zero(&pending->works[epoch], deadline_ns);
-	}
-	atomic_fetch_sub_explicit(&pending->drainers, 1, memory_order_relaxed);
-	give_turn(pending);
-	return err;
-}
-
-int td_engine_drain(td_engine *engine, int64_t timeout_ns)
-{
-	int err;
-
-	if (!engine)
-		engine = atomic_load_explicit(&default_engine, memory_order_acquire);
-	if (!engine)
-		return 0;
-	err = tdi_engine_check(engine);
-	if (err)
-		return err;
-	if (tdi_engine_is_reaper(engine))
-		return -EDEADLK;
-	return drain(engine, tdi_sys_deadline(timeout_ns));
-}
+/* ---- destroying ---- */
 
 static void abandon_leftovers(struct td_engine *engine)
 {
@@ -349,10 +286,10 @@ int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout
 	/* The bulk while submitters still find reapers; then, with the gate closed, what
 	 * came in meanwhile: from here on new work runs in its caller. */
 	if (mode != TD_EXIT_ABANDON)
-		err = drain(engine, deadline_ns);
+		err = tdi_engine_drain(engine, deadline_ns);
 	tdi_gate_close(&engine->gate);
 	if (mode != TD_EXIT_ABANDON && !err)
-		err = drain(engine, deadline_ns);
+		err = tdi_engine_drain(engine, deadline_ns);
 	tdi_reapers_stop(engine);
 	abandon_leftovers(engine);
 	tdi_engine_put(engine);

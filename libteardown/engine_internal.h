@@ -16,6 +16,9 @@
 
 #define TDI_ENGINE_NAME_SIZE 11
 
+/* The default: see docs/design.md, "From what size on". */
+#define TDI_MUNMAP_THRESHOLD ((size_t)64 << 20)
+
 struct tdi_reaper {
 	struct td_engine *engine;
 	unsigned index;
@@ -45,7 +48,11 @@ struct td_engine {
 	/* Counters, relaxed: they order nothing. */
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
 	_Atomic(uint64_t) bytes_pending, bytes_reclaimed, slices, pauses, cpu_ns;
+	_Atomic(uint64_t) munmaps_deferred, munmaps_in_caller;
+	_Atomic(uint64_t) bytes_quarantined; /* now */
 	_Atomic(uint32_t) reapers_unplaced, reapers_settled;
+
+	_Atomic(size_t) munmap_threshold; /* relaxed: it guards nothing */
 
 	/* Constant after creation. */
 	char name[TDI_ENGINE_NAME_SIZE];
@@ -61,6 +68,9 @@ int tdi_engine_check(const struct td_engine *engine);
 
 /* NULL means the default engine, which is made if need be. 0, -ENOMEM, -ECHILD. */
 int tdi_engine_resolve(struct td_engine *given, struct td_engine **ret);
+
+/* The same, but the default engine is not made: NULL when it never was. */
+struct td_engine *tdi_engine_made(struct td_engine *given);
 
 /* An object that may outlive the caller's right to use the engine holds a reference. */
 void tdi_engine_get(struct td_engine *engine);
@@ -84,14 +94,26 @@ bool tdi_engine_is_reaper(const struct td_engine *engine);
 bool tdi_work_claim(struct td_work *work);
 void tdi_work_begin(struct td_engine *engine, struct td_work *work);
 
-/* Runs one slice and counts it. What the slice returned; *parallel as it said. */
-int tdi_work_slice(struct td_engine *engine, struct td_work *work, unsigned *parallel);
+struct tdi_slice_end {
+	unsigned parallel; /* as the slice said */
+	uint64_t overstay; /* how many slices' time it took beyond its own */
+};
+
+/* Runs one slice and counts it. What the slice returned. */
+int tdi_work_slice(struct td_engine *engine, struct td_work *work,
+		   struct tdi_slice_end *end);
 
 /* Calls done() and counts the work out. The work may be gone when this returns. */
 void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status);
 
 /* Runs slices in the caller. True: finished; false: still pausing after a second. */
 bool tdi_work_run_here(struct td_engine *engine, struct td_work *work);
+
+/* Waits for what was submitted before. 0, -ETIMEDOUT. */
+int tdi_engine_drain(struct td_engine *engine, uint64_t deadline_ns);
+
+/* Runs one slice of whatever is in turn, in the caller. False: nothing is. */
+bool tdi_reaper_help(struct td_engine *engine);
 
 /* Returns when all of them are ready for work, or with -errno and some running. */
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers);

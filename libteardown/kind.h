@@ -8,18 +8,36 @@
 
 #include "base.h"
 
+struct tdi_extent;
+
 struct tdi_kind {
 	const char *name;
 
 	/*
-	 * Releases the pages of a part of a mapping and leaves the empty range mapped.
+	 * Releases the pages of a part of an extent and leaves the empty range mapped.
 	 * Several may run side by side on different parts. Other threads' mmap, munmap
 	 * and page faults go on meanwhile, as far as the kernel can. 0, or -errno: this
 	 * kind of memory cannot be released so; unmapping it in small steps will do.
 	 */
-	int (*zap)(uintptr_t start, size_t length);
+	int (*zap)(const struct tdi_extent *extent, uintptr_t start, size_t length);
+
+	/*
+	 * In its place: asks the host to. One call at a time; as much as can be done in
+	 * a slice, *released telling how much. -errno: nothing but trying again will do.
+	 */
+	int (*release)(const struct tdi_extent *extent, size_t offset, size_t length,
+		       size_t *released);
+
+	bool whole; /* unmapping gives the pages back, too: a small extent needs no zap */
 };
 
 extern const struct tdi_kind tdi_kind_anon; /* private anonymous, locked or not */
+extern const struct tdi_kind tdi_kind_hugetlb;
+extern const struct tdi_kind tdi_kind_shared; /* memfd, shared anonymous */
+extern const struct tdi_kind tdi_kind_file;   /* shared and private */
+extern const struct tdi_kind tdi_kind_device; /* by callbacks */
+
+/* What zaps have in common: drops the page-table entries, and private pages with them. */
+int tdi_zap_entries(const struct tdi_extent *extent, uintptr_t start, size_t length);
 
 #endif

@@ -7,6 +7,11 @@
 #define PAUSE_MIN_NS 1000000u
 #define PAUSE_MAX_NS 1000000000u
 
+/* How long a work can be made to wait, in slices: half an hour at 500 us. And how many
+ * are looked at for one that need not, before the first gets its turn all the same. */
+#define SIT_OUT_MAX 4000000u
+#define PASSED_OVER_MAX 256u
+
 /* The public struct has a pointer where liburcu's queue wants its node. */
 _Static_assert(sizeof(struct cds_wfcq_node) == sizeof(void *), "wfcq node is a pointer");
 
@@ -63,6 +68,7 @@ void tdi_queue_init(struct tdi_queue *queue)
 	pthread_mutex_init(&queue->lock, NULL);
 	queue->ready = NULL;
 	queue->parked = NULL;
+	queue->running = 0;
 	queue->stopped = false;
 }
 
@@ -125,15 +131,30 @@ static uint64_t unpark(struct tdi_queue *queue)
 	return next_due;
 }
 
+/* Under the lock: passes over those that have to sit out, within reason (G4). */
+static struct td_work *next_in_turn(struct tdi_queue *queue)
+{
+	struct td_work *first = queue->ready;
+
+	for (unsigned passed = 0; first && passed < PASSED_OVER_MAX; passed++) {
+		if (first->tdi_sit_out == 0 || first->tdi_next == first)
+			break;
+		first->tdi_sit_out--;
+		first = queue->ready = first->tdi_next;
+	}
+	return first;
+}
+
 /* Under the lock: the next in turn. Stays listed while more reapers may join it. */
 static struct td_work *pop_ready(struct tdi_queue *queue)
 {
-	struct td_work *work = queue->ready;
+	struct td_work *work = next_in_turn(queue);
 
 	if (!work)
 		return NULL;
 	list_remove(&queue->ready, work);
 	work->tdi_running++;
+	queue->running++;
 	if (work->tdi_running < work->tdi_limit)
 		list_add_tail(&queue->ready, work);
 	return work;
@@ -169,8 +190,43 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue)
 	return work;
 }
 
+struct td_work *tdi_queue_try_take(struct tdi_queue *queue)
+{
+	struct td_work *work;
+
+	pthread_mutex_lock(&queue->lock);
+	empty_inbox(queue);
+	(void)unpark(queue);
+	work = pop_ready(queue);
+	pthread_mutex_unlock(&queue->lock);
+	return work;
+}
+
+void tdi_queue_unpark(struct tdi_queue *queue)
+{
+	struct td_work *work;
+
+	pthread_mutex_lock(&queue->lock);
+	while ((work = queue->parked) != NULL) {
+		list_remove(&queue->parked, work);
+		list_add_tail(&queue->ready, work);
+	}
+	pthread_mutex_unlock(&queue->lock);
+}
+
+bool tdi_queue_is_stuck(struct tdi_queue *queue)
+{
+	bool stuck;
+
+	pthread_mutex_lock(&queue->lock);
+	empty_inbox(queue);
+	stuck = queue->parked && !queue->ready && queue->running == 0;
+	pthread_mutex_unlock(&queue->lock);
+	return stuck;
+}
+
 bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,
-		    unsigned parallel)
+		    unsigned parallel, uint64_t overstay)
 {
 	bool finished;
 
@@ -178,6 +234,8 @@ bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,
 	/* What came in during the slice has its turn before the work's next one: G4. */
 	empty_inbox(queue);
 	work->tdi_running--;
+	queue->running--;
+	work->tdi_sit_out = (unsigned)(overstay < SIT_OUT_MAX ? overstay : SIT_OUT_MAX);
 	work->tdi_limit = parallel > 0 ? parallel : 1;
 	if (result == TD_WORK_MORE) {
 		work->tdi_pause_ns = 0;

@@ -9,7 +9,9 @@
  *       the pusher turned the signal on after that, and nobody sleeps on it.
  *   G3  One wake is enough for any number of reapers: a taker that leaves something
  *       behind that another could run turns the signal on itself.
- *   G4  Works take turns: one that has more to do goes to the back.
+ *   G4  Works take turns: one that has more to do goes to the back. One whose slice took
+ *       many times as long as it should sits out as many turns, so that works share the
+ *       reapers by time and not by slices.
  */
 #ifndef TDI_QUEUE_H
 #define TDI_QUEUE_H
@@ -33,6 +35,7 @@ struct tdi_queue {
 	struct __cds_wfcq_head inbox_head;
 	struct td_work *ready;	/* circular list, first in turn, NULL when empty */
 	struct td_work *parked; /* circular list of works that pause */
+	unsigned running;	/* slices */
 	bool stopped;
 };
 
@@ -45,12 +48,22 @@ void tdi_queue_push(struct tdi_queue *queue, struct td_work *work);
 /* Reapers: blocks until there is a work to run a slice of; NULL when stopped. */
 struct td_work *tdi_queue_take(struct tdi_queue *queue);
 
+/* The same without waiting: NULL when nothing is in turn. */
+struct td_work *tdi_queue_try_take(struct tdi_queue *queue);
+
+/* Ends all pauses. */
+void tdi_queue_unpark(struct tdi_queue *queue);
+
+/* Do all works that are left pause? */
+bool tdi_queue_is_stuck(struct tdi_queue *queue);
+
 /*
  * Reapers: gives a work back with what its slice returned and how many reapers could
- * share the rest. True: the work is finished and the caller's alone.
+ * share the rest. overstay: how many times as long as a slice should the last one took.
+ * True: the work is finished and the caller's alone.
  */
 bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,
-		    unsigned parallel);
+		    unsigned parallel, uint64_t overstay);
 
 /* Makes every tdi_queue_take return NULL, now and from now on. */
 void tdi_queue_stop(struct tdi_queue *queue);

@@ -12,6 +12,7 @@
  */
 static void *tree;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t settled = PTHREAD_COND_INITIALIZER;
 
 static int compare(const void *left, const void *right)
 {
@@ -22,17 +23,43 @@ static int compare(const void *left, const void *right)
 	return a->start >= b->end;
 }
 
+/* Under the lock. */
+static int claim(struct tdi_range *range)
+{
+	for (;;) {
+		struct tdi_range **found = tsearch(range, &tree, compare);
+
+		if (!found)
+			return -ENOMEM;
+		if (*found == range)
+			return 0;
+		if (!(*found)->leaving)
+			return -EEXIST;
+		pthread_cond_wait(&settled, &lock);
+	}
+}
+
 int tdi_ranges_claim(struct tdi_range *range)
 {
-	struct tdi_range **found;
-	int err = 0;
+	int err;
+
+	range->leaving = false;
+	pthread_mutex_lock(&lock);
+	err = claim(range);
+	pthread_mutex_unlock(&lock);
+	return err;
+}
+
+int tdi_ranges_split(struct tdi_range *range, uintptr_t at, struct tdi_range *tail)
+{
+	int err;
 
 	pthread_mutex_lock(&lock);
-	found = tsearch(range, &tree, compare);
-	if (!found)
-		err = -ENOMEM;
-	else if (*found != range)
-		err = -EEXIST;
+	*tail = (struct tdi_range){at, range->end, false};
+	range->end = at;
+	err = claim(tail);
+	if (err)
+		range->end = tail->end;
 	pthread_mutex_unlock(&lock);
 	return err;
 }
@@ -53,6 +80,22 @@ void tdi_ranges_release(struct tdi_range *range)
 {
 	pthread_mutex_lock(&lock);
 	release(range);
+	pthread_cond_broadcast(&settled);
+	pthread_mutex_unlock(&lock);
+}
+
+void tdi_ranges_leave(struct tdi_range *range)
+{
+	pthread_mutex_lock(&lock);
+	range->leaving = true;
+	pthread_mutex_unlock(&lock);
+}
+
+void tdi_ranges_stay(struct tdi_range *range)
+{
+	pthread_mutex_lock(&lock);
+	range->leaving = false;
+	pthread_cond_broadcast(&settled);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -60,14 +103,28 @@ int tdi_ranges_unmap(struct tdi_range *range, uintptr_t start, size_t length)
 {
 	int err;
 
-	pthread_mutex_lock(&lock);
+	tdi_ranges_leave(range);
 	err = tdi_sys_munmap((void *)start, length);
+	pthread_mutex_lock(&lock);
+	range->leaving = false;
 	if (!err && start + length == range->end)
 		release(range);
 	else if (!err) /* its place among the others is the same */
 		range->start = start + length;
+	pthread_cond_broadcast(&settled);
 	pthread_mutex_unlock(&lock);
 	return err;
+}
+
+bool tdi_ranges_overlap(uintptr_t start, uintptr_t end)
+{
+	struct tdi_range range = {start, end, false};
+	bool found;
+
+	pthread_mutex_lock(&lock);
+	found = tfind(&range, &tree, compare) != NULL;
+	pthread_mutex_unlock(&lock);
+	return found;
 }
 
 void tdi_ranges_before_fork(void)
@@ -77,7 +134,10 @@ void tdi_ranges_before_fork(void)
 
 void tdi_ranges_after_fork(bool in_child)
 {
-	if (in_child)
+	if (in_child) {
 		tree = NULL;
+		/* Whoever waited there is not here. */
+		settled = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+	}
 	pthread_mutex_unlock(&lock);
 }

@@ -38,6 +38,15 @@ static void settle_in(struct tdi_reaper *reaper)
 	tdi_sys_futex_wake(&engine->reapers_settled, 1);
 }
 
+static void run_slice(struct td_engine *engine, struct td_work *work)
+{
+	struct tdi_slice_end end;
+	int result = tdi_work_slice(engine, work, &end);
+
+	if (tdi_queue_give(&engine->queue, work, result, end.parallel, end.overstay))
+		tdi_work_finish(engine, work, work->tdi_status);
+}
+
 static void *reap(void *arg)
 {
 	struct tdi_reaper *reaper = arg;
@@ -46,14 +55,22 @@ static void *reap(void *arg)
 
 	reaping = engine;
 	settle_in(reaper);
-	while ((work = tdi_queue_take(&engine->queue)) != NULL) {
-		unsigned parallel;
-		int result = tdi_work_slice(engine, work, &parallel);
-
-		if (tdi_queue_give(&engine->queue, work, result, parallel))
-			tdi_work_finish(engine, work, work->tdi_status);
-	}
+	while ((work = tdi_queue_take(&engine->queue)) != NULL)
+		run_slice(engine, work);
 	return NULL;
+}
+
+bool tdi_reaper_help(struct td_engine *engine)
+{
+	struct td_engine *before = reaping;
+	struct td_work *work = tdi_queue_try_take(&engine->queue);
+
+	if (!work)
+		return false;
+	reaping = engine; /* callbacks must not wait for themselves */
+	run_slice(engine, work);
+	reaping = before;
+	return true;
 }
 
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers)

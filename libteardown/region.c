@@ -118,7 +118,7 @@ static int region_new(void *addr, size_t length, struct tdi_region **ret)
 		return -ENOMEM;
 	region->range.start = (uintptr_t)addr;
 	region->range.end = (uintptr_t)addr + length;
-	tdi_extent_init(&region->extent, &tdi_kind_anon, (uintptr_t)addr, length);
+	tdi_extent_init(&region->extent, &TDI_BACKING_ANON, (uintptr_t)addr, length);
 	err = tdi_ranges_claim(&region->range);
 	if (err) {
 		free(region);
@@ -182,7 +182,7 @@ int tdi_region_adopt(void *addr, size_t length, const struct td_region_opts *opt
 	err = region_new(addr, length, &region);
 	if (err)
 		return err;
-	err = tdi_vma_check_private_anon(start, start + length);
+	err = tdi_vma_check(start, start + length, TDI_VMA_ANON, 0);
 	if (!err)
 		err = advise_thp(addr, length, opts->thp);
 	if (err) {

@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -45,7 +46,8 @@ TDI_HOT static int fault(enum tdi_sys_call call, const void *addr, size_t length
 		result_;                                                                 \
 	})
 
-int tdi_sys_mmap(void *addr, size_t length, int prot, int flags, void **ret)
+int tdi_sys_mmap_file(void *addr, size_t length, int prot, int flags, int fd,
+		      uint64_t offset, void **ret)
 {
 	int err = fault(TDI_SYS_mmap, addr, length, flags);
 	int saved_errno = errno;
@@ -53,7 +55,7 @@ int tdi_sys_mmap(void *addr, size_t length, int prot, int flags, void **ret)
 
 	if (err)
 		return err;
-	mapped = mmap(addr, length, prot, flags, -1, 0);
+	mapped = mmap(addr, length, prot, flags, fd, (off_t)offset);
 	if (mapped == MAP_FAILED) {
 		err = -errno;
 		errno = saved_errno;
@@ -63,11 +65,43 @@ int tdi_sys_mmap(void *addr, size_t length, int prot, int flags, void **ret)
 	return 0;
 }
 
+int tdi_sys_mmap(void *addr, size_t length, int prot, int flags, void **ret)
+{
+	return tdi_sys_mmap_file(addr, length, prot, flags, -1, 0, ret);
+}
+
 int tdi_sys_munmap(void *addr, size_t length)
 {
 	int err = fault(TDI_SYS_munmap, addr, length, 0);
 
 	return err ? err : (int)TDI_ERRNO(munmap(addr, length));
+}
+
+int tdi_sys_mremap(void *addr, size_t length, void *to)
+{
+	int err = fault(TDI_SYS_mremap, addr, length, to == addr);
+	int flags = to == addr ? 0 : MREMAP_MAYMOVE | MREMAP_FIXED;
+	int saved_errno = errno;
+
+	if (!err && mremap(addr, length, length, flags, to) == MAP_FAILED) {
+		err = -errno;
+		errno = saved_errno;
+	}
+	return err;
+}
+
+int tdi_sys_mprotect(void *addr, size_t length, int prot)
+{
+	int err = fault(TDI_SYS_mprotect, addr, length, prot);
+
+	return err ? err : (int)TDI_ERRNO(mprotect(addr, length, prot));
+}
+
+int tdi_sys_mlock(void *addr, size_t length)
+{
+	int err = fault(TDI_SYS_mlock, addr, length, 0);
+
+	return err ? err : (int)TDI_ERRNO(mlock(addr, length));
 }
 
 int tdi_sys_madvise(void *addr, size_t length, int advice)
@@ -146,6 +180,15 @@ TDI_HOT void tdi_sys_futex_wake(_Atomic(uint32_t) *word, int threads)
 	tdi_sys_futex_wake_bits(word, threads, FUTEX_BITSET_MATCH_ANY);
 }
 
+void tdi_sys_pause(uint64_t ns)
+{
+	_Atomic(uint32_t) nobody_wakes = 0;
+	uint64_t deadline = tdi_sys_now_ns() + ns;
+
+	while (tdi_sys_futex_wait(&nobody_wakes, 0, deadline) == -EINTR)
+		;
+}
+
 int tdi_sys_eventfd(int flags)
 {
 	int err = fault(TDI_SYS_eventfd, NULL, 0, flags);
@@ -194,6 +237,49 @@ int tdi_sys_close(int fd)
 
 	/* Even a close that fails has released the descriptor on Linux. */
 	return err ? err : (int)TDI_ERRNO(close(fd));
+}
+
+int tdi_sys_punch_hole(int fd, uint64_t offset, uint64_t length)
+{
+	int err = fault(TDI_SYS_fallocate, NULL, (size_t)length, fd);
+
+	return err ? err
+		   : (int)TDI_ERRNO(fallocate(fd,
+					      FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					      (off_t)offset, (off_t)length));
+}
+
+ssize_t tdi_sys_pwrite(int fd, const void *buf, size_t size, uint64_t offset)
+{
+	int err = fault(TDI_SYS_pwrite, buf, size, fd);
+
+	return err ? err : TDI_ERRNO(pwrite(fd, buf, size, (off_t)offset));
+}
+
+int64_t tdi_sys_lseek(int fd, uint64_t offset, int whence)
+{
+	int err = fault(TDI_SYS_lseek, NULL, (size_t)offset, whence);
+
+	return err ? err : TDI_ERRNO(lseek(fd, (off_t)offset, whence));
+}
+
+int tdi_sys_getrlimit(int resource, uint64_t *ret)
+{
+	struct rlimit limit;
+	int err = fault(TDI_SYS_getrlimit, NULL, 0, resource);
+
+	if (!err)
+		err = (int)TDI_ERRNO(getrlimit((__rlimit_resource_t)resource, &limit));
+	if (!err)
+		*ret = limit.rlim_cur == RLIM_INFINITY ? UINT64_MAX : limit.rlim_cur;
+	return err;
+}
+
+int tdi_sys_userfaultfd(int flags)
+{
+	int err = fault(TDI_SYS_userfaultfd, NULL, 0, flags);
+
+	return err ? err : (int)TDI_ERRNO(syscall(SYS_userfaultfd, flags));
 }
 
 int tdi_sys_thread_create(pthread_t *ret, void *(*run)(void *), void *arg)

@@ -16,7 +16,10 @@
 #define TDI_SYS_CALLS(X)                                                                 \
 	X(mmap)                                                                          \
 	X(munmap)                                                                        \
+	X(mremap)                                                                        \
 	X(madvise)                                                                       \
+	X(mprotect)                                                                      \
+	X(mlock)                                                                         \
 	X(mbind)                                                                         \
 	X(futex_wait)                                                                    \
 	X(futex_wake)                                                                    \
@@ -26,6 +29,11 @@
 	X(read)                                                                          \
 	X(write)                                                                         \
 	X(ioctl)                                                                         \
+	X(fallocate)                                                                     \
+	X(pwrite)                                                                        \
+	X(lseek)                                                                         \
+	X(getrlimit)                                                                     \
+	X(userfaultfd)                                                                   \
 	X(close)                                                                         \
 	X(thread_create)                                                                 \
 	X(thread_name)                                                                   \
@@ -45,8 +53,15 @@ typedef int tdi_sys_fault_fn(enum tdi_sys_call call, uintptr_t addr, size_t leng
 void tdi_sys_set_fault(tdi_sys_fault_fn *fault);
 
 int tdi_sys_mmap(void *addr, size_t length, int prot, int flags, void **ret);
+int tdi_sys_mmap_file(void *addr, size_t length, int prot, int flags, int fd,
+		      uint64_t offset, void **ret);
 int tdi_sys_munmap(void *addr, size_t length);
+/* Moves a mapping over whatever is mapped at `to`; to == addr only asks whether it may
+ * be. */
+int tdi_sys_mremap(void *addr, size_t length, void *to);
 int tdi_sys_madvise(void *addr, size_t length, int advice);
+int tdi_sys_mprotect(void *addr, size_t length, int prot);
+int tdi_sys_mlock(void *addr, size_t length);
 int tdi_sys_mbind_node(void *addr, size_t length, unsigned node);
 
 /*
@@ -62,6 +77,8 @@ int tdi_sys_futex_wait_bits(_Atomic(uint32_t) *word, uint32_t expected, uint32_t
 void tdi_sys_futex_wake(_Atomic(uint32_t) *word, int threads);
 void tdi_sys_futex_wake_bits(_Atomic(uint32_t) *word, int threads, uint32_t bits);
 
+void tdi_sys_pause(uint64_t ns);
+
 int tdi_sys_eventfd(int flags);
 int tdi_sys_dup_cloexec(int fd);
 int tdi_sys_open(const char *path, int flags);
@@ -69,6 +86,11 @@ ssize_t tdi_sys_read(int fd, void *buf, size_t size);
 ssize_t tdi_sys_write(int fd, const void *buf, size_t size);
 int tdi_sys_ioctl(int fd, unsigned long request, void *arg);
 int tdi_sys_close(int fd);
+int tdi_sys_punch_hole(int fd, uint64_t offset, uint64_t length);
+ssize_t tdi_sys_pwrite(int fd, const void *buf, size_t size, uint64_t offset);
+int64_t tdi_sys_lseek(int fd, uint64_t offset, int whence);
+int tdi_sys_getrlimit(int resource, uint64_t *ret); /* UINT64_MAX for none */
+int tdi_sys_userfaultfd(int flags);
 
 /* A thread with all signals blocked. */
 int tdi_sys_thread_create(pthread_t *ret, void *(*run)(void *), void *arg);

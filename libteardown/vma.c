@@ -8,7 +8,15 @@
 
 #include <fcntl.h>
 #include <linux/ioctl.h>
+#include <linux/userfaultfd.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#ifndef MADV_COLD
+#define MADV_COLD 20 /* Linux 5.4 */
+#endif
+#define USER_MODE_ONLY 1 /* for userfaultfd, Linux 5.11: needs no privilege */
 
 /* The ioctl's argument, as Linux 6.11 defines it; older headers lack it. */
 struct maps_query {
@@ -21,10 +29,31 @@ struct maps_query {
 #define MAPS_QUERY_AT_OR_AFTER 0x10u
 #define MAPS_QUERY_VMA_SHARED 0x08u
 
-/* The kernel's names for anonymous memory: none, or given with PR_SET_VMA_ANON_NAME. */
-static bool is_plain_anonymous(uint64_t inode, const char *name)
+/* By the kernel's names: none for anonymous memory, or one given by PR_SET_VMA_ANON_NAME;
+ * a file of its own for huge pages, which only a file on hugetlbfs could be named like.
+ */
+static void classify(struct tdi_vma *vma, uint64_t inode, const char *name)
 {
-	return inode == 0 && (name[0] == '\0' || strncmp(name, "[anon:", 6) == 0);
+	bool named = name[0] != '\0' && strncmp(name, "[anon:", 6) != 0;
+
+	if (strncmp(name, "/anon_hugepage", 14) == 0) {
+		vma->hugetlb = true;
+		vma->anonymous = !vma->shared;
+	} else {
+		vma->anonymous = inode == 0 && !named;
+		vma->special = inode == 0 && named && name[0] == '[';
+	}
+}
+
+unsigned tdi_vma_type(const struct tdi_vma *vma)
+{
+	if (vma->special)
+		return TDI_VMA_SPECIAL;
+	if (vma->shared)
+		return TDI_VMA_SHARED;
+	if (!vma->anonymous)
+		return TDI_VMA_FILE;
+	return vma->hugetlb ? TDI_VMA_HUGETLB : TDI_VMA_ANON;
 }
 
 /* -ENOTTY when the kernel does not have the ioctl. */
@@ -59,8 +88,12 @@ static int walk_by_query(int fd, uintptr_t start, uintptr_t end, tdi_vma_fn *fn,
 			.start = (uintptr_t)query.vma_start,
 			.end = (uintptr_t)query.vma_end,
 			.shared = (query.vma_flags & MAPS_QUERY_VMA_SHARED) != 0,
-			.anonymous = is_plain_anonymous(query.inode, name),
 		};
+		classify(&vma, query.inode, name);
+		if (query.vma_page_size > tdi_page_size()) {
+			vma.hugetlb = true;
+			vma.huge_page = (size_t)query.vma_page_size;
+		}
 		err = fn(&vma, arg);
 		if (err)
 			return err;
@@ -75,7 +108,7 @@ struct line {
 	unsigned length; /* of the field so far */
 	uint64_t number, inode;
 	struct tdi_vma vma;
-	char name[8]; /* enough to tell "[anon:" */
+	char name[16]; /* enough to tell "/anon_hugepage" */
 };
 
 static unsigned hex_digit(char c)
@@ -87,7 +120,7 @@ static unsigned hex_digit(char c)
 static bool line_take(struct line *line, char c)
 {
 	if (c == '\n') {
-		line->vma.anonymous = is_plain_anonymous(line->inode, line->name);
+		classify(&line->vma, line->inode, line->name);
 		return true;
 	}
 	if ((c == ' ' || (c == '-' && line->field == 0)) && line->field < 6) {
@@ -172,6 +205,8 @@ int tdi_vma_walk(uintptr_t start, uintptr_t end, tdi_vma_fn *fn, void *arg)
 
 struct check {
 	uintptr_t next; /* everything before it was found */
+	unsigned types;
+	size_t huge_page;
 };
 
 static int check_one(const struct tdi_vma *vma, void *arg)
@@ -180,18 +215,61 @@ static int check_one(const struct tdi_vma *vma, void *arg)
 
 	if (vma->start > check->next)
 		return -ENOMEM;
-	if (vma->shared || !vma->anonymous)
+	if (!(tdi_vma_type(vma) & check->types))
 		return -EOPNOTSUPP;
+	if (check->huge_page && vma->huge_page && vma->huge_page != check->huge_page)
+		return -EINVAL;
 	check->next = vma->end;
 	return 0;
 }
 
-int tdi_vma_check_private_anon(uintptr_t start, uintptr_t end)
+int tdi_vma_check(uintptr_t start, uintptr_t end, unsigned types, size_t huge_page)
 {
-	struct check check = {.next = start};
+	struct check check = {start, types, huge_page};
 	int err = tdi_vma_walk(start, end, check_one, &check);
 
 	if (err)
 		return err;
 	return check.next >= end ? 0 : -ENOMEM;
+}
+
+bool tdi_vma_is_locked(uintptr_t start)
+{
+	/* Only makes the page the first to go should memory be short: it is doomed. */
+	return tdi_sys_madvise((void *)start, tdi_page_size(), MADV_COLD) == -EINVAL;
+}
+
+int tdi_vma_userfault_open(void)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	int fd = tdi_sys_userfaultfd(O_CLOEXEC | USER_MODE_ONLY);
+	int err = fd < 0 ? fd : tdi_sys_ioctl(fd, UFFDIO_API, &api);
+
+	if (err < 0 && fd >= 0)
+		(void)tdi_sys_close(fd);
+	return err < 0 ? err : fd;
+}
+
+/*
+ * Asks to resolve a fault of the kind that only shared memory has. The kernel looks for a
+ * registration first (-ENOENT without one), and then at the kind of memory.
+ */
+bool tdi_vma_is_userfault(int fd, uintptr_t start, size_t page_size)
+{
+	struct uffdio_continue ask = {.range = {start, page_size}};
+
+	return fd >= 0 && tdi_sys_ioctl(fd, UFFDIO_CONTINUE, &ask) != -ENOENT;
+}
+
+void tdi_vma_userfault_close(int fd)
+{
+	if (fd >= 0)
+		(void)tdi_sys_close(fd);
+}
+
+int tdi_vma_check_movable(uintptr_t start)
+{
+	int err = tdi_sys_mremap((void *)start, tdi_page_size(), (void *)start);
+
+	return err == -EPERM ? err : 0;
 }

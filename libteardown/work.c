@@ -26,6 +26,7 @@ TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
 {
 	work->tdi_limit = work->parallel > 0 ? work->parallel : 1;
 	work->tdi_running = 0;
+	work->tdi_sit_out = 0;
 	work->tdi_pause_ns = 0;
 	work->tdi_status = 0;
 	work->tdi_exhausted = false;
@@ -57,9 +58,10 @@ static void settle(struct td_engine *engine, struct td_work *work, uint64_t byte
 	atomic_fetch_sub_explicit(&engine->bytes_pending, part, memory_order_relaxed);
 }
 
-int tdi_work_slice(struct td_engine *engine, struct td_work *work, unsigned *parallel)
+int tdi_work_slice(struct td_engine *engine, struct td_work *work,
+		   struct tdi_slice_end *end)
 {
-	uint64_t cpu = tdi_sys_cpu_ns();
+	uint64_t cpu = tdi_sys_cpu_ns(), began = tdi_sys_now_ns();
 	struct td_slice slice = {
 		.deadline_ns = tdi_sys_deadline((int64_t)engine->slice_ns),
 		.target_ns = engine->slice_ns,
@@ -77,7 +79,10 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work, unsigned *par
 				  memory_order_relaxed);
 	if (result == TD_WORK_LATER)
 		atomic_fetch_add_explicit(&engine->pauses, 1, memory_order_relaxed);
-	*parallel = slice.parallel;
+	end->parallel = slice.parallel;
+	end->overstay = (tdi_sys_now_ns() - began) / engine->slice_ns;
+	if (end->overstay > 0) /* its own; and a little more is nobody's fault */
+		end->overstay--;
 	return result;
 }
 
@@ -104,28 +109,20 @@ void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 		tdi_sys_futex_wake(&engine->pending.works[epoch], INT_MAX);
 }
 
-static void pause_for(uint64_t pause_ns)
-{
-	_Atomic(uint32_t) nobody_wakes = 0;
-	uint64_t deadline = tdi_sys_now_ns() + pause_ns;
-
-	while (tdi_sys_futex_wait(&nobody_wakes, 0, deadline) == -EINTR)
-		;
-}
-
 bool tdi_work_run_here(struct td_engine *engine, struct td_work *work)
 {
-	unsigned pauses = 0, parallel;
+	struct tdi_slice_end end;
+	unsigned pauses = 0;
 
 	atomic_fetch_add_explicit(&engine->works_in_caller, 1, memory_order_relaxed);
 	for (;;) {
-		int result = tdi_work_slice(engine, work, &parallel);
+		int result = tdi_work_slice(engine, work, &end);
 
 		if (result == TD_WORK_LATER) {
 			if (++pauses > PAUSES_IN_CALLER)
 				return false;
 			work->tdi_pause_ns = tdi_queue_next_pause(work->tdi_pause_ns);
-			pause_for(work->tdi_pause_ns);
+			tdi_sys_pause(work->tdi_pause_ns);
 		} else if (result == TD_WORK_MORE || result == TD_WORK_WAIT) {
 			pauses = 0;
 			work->tdi_pause_ns = 0;

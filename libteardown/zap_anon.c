@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "kind.h"
+/* Private anonymous memory: small and transparent huge pages, locked, bound to a node. */
+#include "doom.h"
 #include "sys.h"
 
 #include <sys/mman.h>
@@ -8,16 +9,22 @@
 #define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
 
-static int anon_zap(uintptr_t start, size_t length)
+int tdi_zap_entries(const struct tdi_extent *extent, uintptr_t start, size_t length)
 {
-	int err = tdi_sys_madvise((void *)start, length, MADV_DONTNEED);
+	bool locked = (extent->backing.flags & TDI_EXTENT_LOCKED) != 0;
+	int err = -EINVAL;
 
-	if (err == -EINVAL) /* mlocked */
+	if (!locked)
+		err = tdi_sys_madvise((void *)start, length, MADV_DONTNEED);
+	if (err == -EINVAL) /* locked after all: that stays the host's affair */
 		err = tdi_sys_madvise((void *)start, length, MADV_DONTNEED_LOCKED);
+	if (err == -EINVAL && locked) /* unlocked meanwhile, on an old kernel */
+		err = tdi_sys_madvise((void *)start, length, MADV_DONTNEED);
 	return err;
 }
 
 const struct tdi_kind tdi_kind_anon = {
 	.name = "anon",
-	.zap = anon_zap,
+	.zap = tdi_zap_entries,
+	.whole = true,
 };

@@ -84,7 +84,7 @@ START_TEST(a_large_extent_is_zapped_in_steps_and_then_unmapped)
 	unsigned steps = 0;
 
 	tdt_touch(addr, length);
-	tdi_extent_init(&extent, &tdi_kind_anon, (uintptr_t)addr, length);
+	tdi_extent_init(&extent, &TDI_BACKING_ANON, (uintptr_t)addr, length);
 	tdi_doom_add(&doom, &extent);
 	/* Z1: while pages go, all of the range stays mapped */
 	while (extent.zapped < length) {
@@ -114,7 +114,7 @@ START_TEST(a_small_extent_is_simply_unmapped)
 
 	tdt_touch(addr, length);
 	tdt_fail_none();
-	tdi_extent_init(&extent, &tdi_kind_anon, (uintptr_t)addr, length);
+	tdi_extent_init(&extent, &TDI_BACKING_ANON, (uintptr_t)addr, length);
 	tdi_doom_add(&doom, &extent);
 	ck_assert_int_eq(run_to_end(&released), TD_WORK_DONE);
 	ck_assert_uint_eq(tdt_calls(TDI_SYS_madvise), 0);
@@ -131,7 +131,7 @@ START_TEST(steps_end_on_page_table_boundaries)
 	char *addr = (char *)tdi_align_up((uintptr_t)area, pmd) + tdi_page_size();
 	struct tdi_extent extent;
 
-	tdi_extent_init(&extent, &tdi_kind_anon, (uintptr_t)addr,
+	tdi_extent_init(&extent, &TDI_BACKING_ANON, (uintptr_t)addr,
 			length - tdi_page_size());
 	tdi_doom_add(&doom, &extent);
 	while (extent.zapped < extent.length) {
@@ -147,11 +147,12 @@ END_TEST
 /* A13: a kind that takes its time is called with ever smaller parts. */
 static size_t slow_largest, slow_last;
 
-static int slow_zap(uintptr_t start, size_t length)
+static int slow_zap(const struct tdi_extent *extent, uintptr_t start, size_t length)
 {
 	uint64_t end =
 		tdi_sys_now_ns() + length / tdi_page_size() * 2000; /* 2 us a page */
 
+	(void)extent;
 	(void)start;
 	while (tdi_sys_now_ns() < end)
 		;
@@ -166,9 +167,10 @@ START_TEST(steps_shrink_where_pages_are_slow)
 	static const struct tdi_kind slow = {.name = "slow", .zap = slow_zap};
 	size_t length = 64 * MIB;
 	char *addr = tdt_map_anon(length);
+	struct tdi_backing backing = {.kind = &slow, .fd = -1, .uffd = -1};
 	struct tdi_extent extent;
 
-	tdi_extent_init(&extent, &slow, (uintptr_t)addr, length);
+	tdi_extent_init(&extent, &backing, (uintptr_t)addr, length);
 	tdi_doom_add(&doom, &extent);
 	for (int i = 0; i < 8; i++)
 		ck_assert_int_eq(slice_once(NULL, NULL), TD_WORK_MORE);
@@ -198,7 +200,7 @@ START_TEST(locked_memory_is_released_without_unlocking_it)
 		return;
 	}
 	ck_assert_uint_eq(tdt_resident(addr, length), length - tdi_page_size());
-	tdi_extent_init(&extent, &tdi_kind_anon, (uintptr_t)addr, length);
+	tdi_extent_init(&extent, &TDI_BACKING_ANON, (uintptr_t)addr, length);
 	tdi_doom_add(&doom, &extent);
 	while (extent.zapped < length)
 		ck_assert_int_eq(slice_once(NULL, NULL), TD_WORK_MORE);
@@ -225,7 +227,8 @@ START_TEST(when_pages_cannot_be_zapped_they_go_with_the_unmapping)
 			tdt_touch(addr, length);
 			tdt_fail(TDI_SYS_madvise, errors[i], first, UINT_MAX);
 			tdt_fail(TDI_SYS_munmap, 0, 0, 0);
-			tdi_extent_init(&extent, &tdi_kind_anon, (uintptr_t)addr, length);
+			tdi_extent_init(&extent, &TDI_BACKING_ANON, (uintptr_t)addr,
+					length);
 			tdi_doom_add(&doom, &extent);
 			ck_assert_int_eq(run_to_end(&released), TD_WORK_DONE);
 			ck_assert_uint_eq(tdt_mapped(addr, length), 0);
@@ -253,7 +256,7 @@ START_TEST(an_unmapping_refused_for_now_resumes_where_it_stopped)
 		/* unmapping in steps, of which the third is refused twice */
 		tdt_fail(TDI_SYS_madvise, -EIO, 0, 1);
 		tdt_fail(TDI_SYS_munmap, errors[i], 2, 2);
-		tdi_extent_init(&extent, &tdi_kind_anon, (uintptr_t)addr, length);
+		tdi_extent_init(&extent, &TDI_BACKING_ANON, (uintptr_t)addr, length);
 		tdi_doom_add(&doom, &extent);
 		ck_assert_int_eq(run_to_end(&released), TD_WORK_LATER);
 		ck_assert_uint_eq(tdt_mapped(addr, length), length - extent.unmapped);
@@ -289,7 +292,7 @@ START_TEST(pages_go_even_while_nothing_can_be_unmapped)
 	for (int i = 0; i < EXTENTS; i++) {
 		at[i] = tdt_map_anon(lengths[i]);
 		tdt_touch(at[i], lengths[i]);
-		tdi_extent_init(&extents[i], &tdi_kind_anon, (uintptr_t)at[i],
+		tdi_extent_init(&extents[i], &TDI_BACKING_ANON, (uintptr_t)at[i],
 				lengths[i]);
 		tdi_doom_add(&doom, &extents[i]);
 	}
@@ -316,7 +319,7 @@ START_TEST(a_slice_without_progress_puts_the_work_off)
 
 	tdt_fail(TDI_SYS_munmap, -ENOMEM, 0, UINT_MAX);
 	for (int i = 0; i < EXTENTS; i++) {
-		tdi_extent_init(&extents[i], &tdi_kind_anon,
+		tdi_extent_init(&extents[i], &TDI_BACKING_ANON,
 				(uintptr_t)tdt_map_anon(64 * KIB), 64 * KIB);
 		tdi_doom_add(&doom, &extents[i]);
 	}
@@ -335,8 +338,8 @@ START_TEST(an_extent_put_aside_does_not_hold_up_the_others)
 	struct tdi_extent extents[2];
 	uint64_t released = 0;
 
-	tdi_extent_init(&extents[0], &tdi_kind_anon, (uintptr_t)first, length);
-	tdi_extent_init(&extents[1], &tdi_kind_anon, (uintptr_t)second, length);
+	tdi_extent_init(&extents[0], &TDI_BACKING_ANON, (uintptr_t)first, length);
+	tdi_extent_init(&extents[1], &TDI_BACKING_ANON, (uintptr_t)second, length);
 	tdi_doom_add(&doom, &extents[0]);
 	tdi_doom_add(&doom, &extents[1]);
 	tdt_fail(TDI_SYS_munmap, -ENOMEM, 0, 1);
@@ -356,8 +359,8 @@ START_TEST(an_unmapping_refused_for_good_is_said_and_the_rest_goes)
 	uint64_t released = 0;
 
 	tdt_touch(first, length);
-	tdi_extent_init(&extents[0], &tdi_kind_anon, (uintptr_t)first, length);
-	tdi_extent_init(&extents[1], &tdi_kind_anon, (uintptr_t)second, length);
+	tdi_extent_init(&extents[0], &TDI_BACKING_ANON, (uintptr_t)first, length);
+	tdi_extent_init(&extents[1], &TDI_BACKING_ANON, (uintptr_t)second, length);
 	tdi_doom_add(&doom, &extents[0]);
 	tdi_doom_add(&doom, &extents[1]);
 	tdt_fail(TDI_SYS_munmap, -EPERM, 0, 1);
@@ -386,7 +389,7 @@ START_TEST(any_other_answer_of_munmap_is_for_good)
 		doom.status = 0;
 		doom.refused = 0;
 		tdt_fail(TDI_SYS_munmap, errors[i], 0, 1);
-		tdi_extent_init(&extent, &tdi_kind_anon, (uintptr_t)addr, 64 * KIB);
+		tdi_extent_init(&extent, &TDI_BACKING_ANON, (uintptr_t)addr, 64 * KIB);
 		tdi_doom_add(&doom, &extent);
 		ck_assert_int_eq(run_to_end(&released), TD_WORK_DONE);
 		ck_assert_int_eq(doom.status, errors[i]);
@@ -404,7 +407,7 @@ START_TEST(several_reapers_are_asked_for_only_while_there_is_work_for_them)
 	struct tdi_extent extent;
 	unsigned parallel = 0;
 
-	tdi_extent_init(&extent, &tdi_kind_anon, (uintptr_t)addr, length);
+	tdi_extent_init(&extent, &TDI_BACKING_ANON, (uintptr_t)addr, length);
 	tdi_doom_add(&doom, &extent);
 	slice_once(NULL, &parallel);
 	ck_assert_uint_eq(parallel, UINT_MAX);
@@ -444,7 +447,7 @@ START_TEST(reapers_side_by_side_release_each_byte_once)
 		at[i] = tdt_map_anon(length);
 		tdt_touch(at[i], length);
 		expected += length;
-		tdi_extent_init(&extents[i], &tdi_kind_anon, (uintptr_t)at[i], length);
+		tdi_extent_init(&extents[i], &TDI_BACKING_ANON, (uintptr_t)at[i], length);
 		tdi_doom_add(&doom, &extents[i]);
 	}
 	for (int i = 0; i < REAPERS; i++)
@@ -465,8 +468,8 @@ START_TEST(an_abandoned_teardown_gives_its_extents_back_as_they_are)
 	char *addr = tdt_map_anon(length);
 	struct tdi_extent extents[2];
 
-	tdi_extent_init(&extents[0], &tdi_kind_anon, (uintptr_t)addr, length / 2);
-	tdi_extent_init(&extents[1], &tdi_kind_anon, (uintptr_t)addr + length / 2,
+	tdi_extent_init(&extents[0], &TDI_BACKING_ANON, (uintptr_t)addr, length / 2);
+	tdi_extent_init(&extents[1], &TDI_BACKING_ANON, (uintptr_t)addr + length / 2,
 			length / 2);
 	tdi_doom_add(&doom, &extents[0]);
 	tdi_doom_add(&doom, &extents[1]);

@@ -34,18 +34,18 @@ START_TEST(works_take_turns)
 	tdi_queue_push(queue, &b);
 	for (int round = 0; round < 3; round++) {
 		ck_assert_ptr_eq(tdi_queue_take(queue), &a);
-		ck_assert(!tdi_queue_give(queue, &a, TD_WORK_MORE, 1));
+		ck_assert(!tdi_queue_give(queue, &a, TD_WORK_MORE, 1, 0));
 		ck_assert_ptr_eq(tdi_queue_take(queue), &b);
-		ck_assert(!tdi_queue_give(queue, &b, TD_WORK_MORE, 1));
+		ck_assert(!tdi_queue_give(queue, &b, TD_WORK_MORE, 1, 0));
 	}
 	tdi_queue_push(queue, &c); /* a newcomer waits for one round at most */
 	ck_assert_ptr_eq(tdi_queue_take(queue), &a);
-	ck_assert(tdi_queue_give(queue, &a, TD_WORK_DONE, 1));
+	ck_assert(tdi_queue_give(queue, &a, TD_WORK_DONE, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &b);
-	ck_assert(tdi_queue_give(queue, &b, -EIO, 1));
+	ck_assert(tdi_queue_give(queue, &b, -EIO, 1, 0));
 	ck_assert_int_eq(b.tdi_status, -EIO);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &c);
-	ck_assert(tdi_queue_give(queue, &c, TD_WORK_DONE, 1));
+	ck_assert(tdi_queue_give(queue, &c, TD_WORK_DONE, 1, 0));
 	ck_assert_ptr_null(tdi_queue_leftover(queue));
 }
 END_TEST
@@ -60,12 +60,12 @@ START_TEST(a_parallel_work_is_taken_several_times_up_to_its_limit)
 	ck_assert_ptr_eq(tdi_queue_take(queue), &narrow);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
 	/* the limit of two is reached: only one may come back */
-	ck_assert(!tdi_queue_give(queue, &narrow, TD_WORK_MORE, 1));
+	ck_assert(!tdi_queue_give(queue, &narrow, TD_WORK_MORE, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &narrow);
-	ck_assert(tdi_queue_give(queue, &narrow, TD_WORK_DONE, 1));
+	ck_assert(tdi_queue_give(queue, &narrow, TD_WORK_DONE, 1, 0));
 	/* exhausted, but finished only when the last slice is back */
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_DONE, 2));
-	ck_assert(tdi_queue_give(queue, &wide, TD_WORK_MORE, 2));
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_DONE, 2, 0));
+	ck_assert(tdi_queue_give(queue, &wide, TD_WORK_MORE, 2, 0));
 	ck_assert_ptr_null(tdi_queue_leftover(queue));
 }
 END_TEST
@@ -79,17 +79,17 @@ START_TEST(a_waiting_work_comes_back_when_another_slice_returns)
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &other);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 2));
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 2, 0));
 	/* not handed out meanwhile, though there is room under its limit */
-	ck_assert(!tdi_queue_give(queue, &other, TD_WORK_MORE, 1));
+	ck_assert(!tdi_queue_give(queue, &other, TD_WORK_MORE, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &other);
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_MORE, 1));
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_MORE, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
 	/* alone and still waiting: it is not lost */
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 1));
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
-	ck_assert(tdi_queue_give(queue, &wide, TD_WORK_DONE, 1));
-	ck_assert(tdi_queue_give(queue, &other, TD_WORK_DONE, 1));
+	ck_assert(tdi_queue_give(queue, &wide, TD_WORK_DONE, 1, 0));
+	ck_assert(tdi_queue_give(queue, &other, TD_WORK_DONE, 1, 0));
 }
 END_TEST
 
@@ -101,16 +101,16 @@ START_TEST(a_work_put_off_comes_back_after_its_pause_and_not_before)
 	tdi_queue_push(queue, &work);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
 	began = tdi_sys_now_ns();
-	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_LATER, 1));
+	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_LATER, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
 	ck_assert_uint_ge(tdi_sys_now_ns() - began, 1000000);
-	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_LATER, 1));
+	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_LATER, 1, 0));
 	ck_assert_uint_eq(work.tdi_pause_ns, 2000000);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
-	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_MORE, 1));
+	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_MORE, 1, 0));
 	ck_assert_uint_eq(work.tdi_pause_ns, 0);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
-	ck_assert(tdi_queue_give(queue, &work, TD_WORK_DONE, 1));
+	ck_assert(tdi_queue_give(queue, &work, TD_WORK_DONE, 1, 0));
 }
 END_TEST
 
@@ -121,9 +121,9 @@ START_TEST(one_put_off_beside_a_running_slice_waits_for_it)
 	tdi_queue_push(queue, &wide);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_LATER, 2));
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_LATER, 2, 0));
 	ck_assert_ptr_null(queue->parked);
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 2));
+	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 2, 0));
 	ck_assert_ptr_eq(queue->parked, &wide);
 	ck_assert_ptr_eq(tdi_queue_leftover(queue), &wide);
 	ck_assert_ptr_null(tdi_queue_leftover(queue));
@@ -250,7 +250,8 @@ static void *take_many(void *arg)
 		struct counted *counted = tdi_container_of(work, struct counted, work);
 		bool last = ++counted->slices == SLICES;
 
-		if (tdi_queue_give(queue, work, last ? TD_WORK_DONE : TD_WORK_MORE, 1) &&
+		if (tdi_queue_give(queue, work, last ? TD_WORK_DONE : TD_WORK_MORE, 1,
+				   0) &&
 		    atomic_fetch_add(&finished, 1) + 1 == PUSHERS * EACH)
 			tdi_queue_stop(queue);
 	}

@@ -7,10 +7,14 @@
 
 START_TEST(overlap_is_refused_however_it_lies)
 {
-	struct tdi_range held = {100, 200};
-	struct tdi_range overlapping[] = {
-		{100, 200}, {50, 101}, {199, 300}, {120, 130}, {50, 300}};
-	struct tdi_range beside[] = {{50, 100}, {200, 300}};
+	struct tdi_range held = {.start = 100, .end = 200};
+	struct tdi_range overlapping[] = {{.start = 100, .end = 200},
+					  {.start = 50, .end = 101},
+					  {.start = 199, .end = 300},
+					  {.start = 120, .end = 130},
+					  {.start = 50, .end = 300}};
+	struct tdi_range beside[] = {{.start = 50, .end = 100},
+				     {.start = 200, .end = 300}};
 
 	ck_assert_int_eq(tdi_ranges_claim(&held), 0);
 	for (size_t i = 0; i < sizeof(overlapping) / sizeof(*overlapping); i++)
@@ -28,7 +32,7 @@ END_TEST
 
 static void release_unclaimed(void *arg)
 {
-	struct tdi_range range = {0x1000, 0x2000};
+	struct tdi_range range = {.start = 0x1000, .end = 0x2000};
 
 	(void)arg;
 	tdi_ranges_release(&range);
@@ -47,9 +51,9 @@ START_TEST(unmapping_gives_the_claim_up_part_by_part)
 	size_t page = tdi_page_size();
 	char *addr = tdt_map_anon(4 * page);
 	uintptr_t start = (uintptr_t)addr;
-	struct tdi_range held = {start, start + 4 * page};
-	struct tdi_range first = {start, start + page};
-	struct tdi_range rest = {start + page, start + 2 * page};
+	struct tdi_range held = {.start = start, .end = start + 4 * page};
+	struct tdi_range first = {.start = start, .end = start + page};
+	struct tdi_range rest = {.start = start + page, .end = start + 2 * page};
 
 	ck_assert_int_eq(tdi_ranges_claim(&held), 0);
 	tdt_fail(TDI_SYS_munmap, -ENOMEM, 0, 1);
@@ -72,7 +76,7 @@ enum { SLOTS = 64, STEPS = 20000 };
 /* Against a plain table: a page is claimed or it is not. */
 START_TEST(random_claims_agree_with_a_plain_table)
 {
-	struct tdi_range held[SLOTS] = {{0, 0}};
+	struct tdi_range held[SLOTS] = {{.start = 0}};
 	bool taken[1024] = {false};
 	unsigned seed = 1;
 

@@ -21,7 +21,7 @@ static void use_text(void)
 
 static int check(const void *addr, size_t length)
 {
-	return tdi_vma_check_private_anon((uintptr_t)addr, (uintptr_t)addr + length);
+	return tdi_vma_check((uintptr_t)addr, (uintptr_t)addr + length, TDI_VMA_ANON, 0);
 }
 
 START_TEST(private_anonymous_memory_is_told)

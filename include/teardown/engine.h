@@ -162,8 +162,8 @@ enum td_work_result {
 
 struct td_work_ops {
 	/*
-	 * Does a part of the work and returns an enum td_work_result or -errno. Works of
-	 * equal standing get slices in turn, so a slice that overstays delays the others.
+	 * Does a part of the work and returns an enum td_work_result or -errno. Works get
+	 * slices in turn; one that overstays sits out as many turns as it took time.
 	 * Works with parallel > 1 must be prepared to run on several reapers at once.
 	 * Context: on a reaper, or in the thread that frees in its place; no library lock
 	 * held, not registered with RCU; may block; may call the library.
@@ -185,7 +185,7 @@ struct td_work {
 	uint64_t cost;	   /* bytes that the work holds until it is done */
 	unsigned parallel; /* how many reapers may run it at once; 0 = 1 */
 
-	unsigned tdi_limit, tdi_running;
+	unsigned tdi_limit, tdi_running, tdi_sit_out;
 	void *tdi_inbox;
 	struct td_work *tdi_next, *tdi_prev;
 	uint64_t tdi_due_ns, tdi_pause_ns;

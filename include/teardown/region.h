@@ -37,8 +37,8 @@ enum td_region_flags {
 	TD_REGION_EXCLUSIVE = 1u << 3,
 
 	/* Overwrite shared memory with zeros before it is released, since its pages may
-	 * outlive us in another process or a descriptor. Needs a writable mapping, and
-	 * .fd or TD_REGION_EXCLUSIVE. */
+	 * outlive us in another process or a descriptor; said on stderr where that cannot
+	 * be done. Needs TD_REGION_FD or TD_REGION_EXCLUSIVE. */
 	TD_REGION_SCRUB = 1u << 4,
 
 	TD_REGION_LOCKED = 1u << 5,  /* mlock(2) it when it is mapped */

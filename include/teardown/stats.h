@@ -26,6 +26,9 @@ extern "C" {
 	X(works_failed, "works that ended with an error, abandoned ones included")       \
 	X(bytes_pending, "bytes of cost submitted and not yet released")                 \
 	X(bytes_reclaimed, "bytes released")                                             \
+	X(munmaps_deferred, "ranges taken out of sight at once and freed later")         \
+	X(munmaps_in_caller, "ranges of such a size that the caller freed all the same") \
+	X(bytes_quarantined, "bytes out of sight and not yet released")                  \
 	X(slices, "slices run")                                                          \
 	X(pauses, "slices that could not go on and were put off")                        \
 	X(cpu_ns, "CPU time of all slices and callbacks, ns")

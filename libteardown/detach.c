@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+#include "detach.h"
+#include "sys.h"
+#include "vma.h"
+
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* Held for reading from the first move to the marks, for writing by a fork: D4. */
+static pthread_rwlock_t fork_lock = PTHREAD_RWLOCK_INITIALIZER;
+
+void tdi_detach_before_fork(void)
+{
+	pthread_rwlock_wrlock(&fork_lock);
+}
+
+void tdi_detach_after_fork(void)
+{
+	pthread_rwlock_unlock(&fork_lock);
+}
+
+/* ---- the reservation ---- */
+
+static size_t best_modulus(size_t length, size_t huge_page)
+{
+	size_t tables = length >= tdi_pud_size()   ? tdi_pud_size()
+			: length >= tdi_pmd_size() ? tdi_pmd_size()
+						   : tdi_page_size();
+
+	return tdi_max_size(tables, huge_page);
+}
+
+size_t tdi_detach_room(size_t length, size_t huge_page)
+{
+	return length + best_modulus(length, huge_page);
+}
+
+static int reserve_modulo(uintptr_t start, size_t length, size_t modulus,
+			  struct tdi_quarantine *quarantine)
+{
+	size_t slack = modulus - tdi_page_size();
+	uintptr_t reserved;
+	void *addr;
+	int err;
+
+	if (length > SIZE_MAX - slack)
+		return -ENOMEM;
+	err = tdi_sys_mmap(NULL, length + slack, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, &addr);
+	if (err)
+		return err;
+	reserved = (uintptr_t)addr;
+	quarantine->reserved = reserved;
+	quarantine->reserved_end = reserved + length + slack;
+	quarantine->start = reserved + ((start - reserved) & (modulus - 1));
+	return 0;
+}
+
+static int reserve(uintptr_t start, size_t length, size_t huge_page,
+		   struct tdi_quarantine *quarantine)
+{
+	size_t moduli[] = {best_modulus(length, huge_page), tdi_pmd_size(),
+			   tdi_page_size()};
+	int err = -ENOMEM;
+
+	for (size_t i = 0; i < sizeof(moduli) / sizeof(*moduli); i++) {
+		if (moduli[i] < huge_page || (i > 0 && moduli[i] >= moduli[i - 1]))
+			continue;
+		err = reserve_modulo(start, length, moduli[i], quarantine);
+		if (!err)
+			break;
+	}
+	return err;
+}
+
+static void unreserve(const struct tdi_quarantine *quarantine)
+{
+	size_t length = quarantine->reserved_end - quarantine->reserved;
+	int err = tdi_sys_munmap((void *)quarantine->reserved, length);
+
+	/* Empty, and whole: only a neighbour that it was merged with can make it fail. */
+	if (err)
+		tdi_warn("detach: %#lx bytes of address space stay reserved: %s",
+			 (unsigned long)length, strerrordesc_np(-err));
+}
+
+/* ---- moving ---- */
+
+struct move {
+	uintptr_t start; /* of the range */
+	const struct tdi_piece *pieces;
+	unsigned nr_pieces;
+	struct tdi_quarantine *to;
+	uint64_t refused; /* a bit for each piece that could not be moved */
+};
+
+_Static_assert(TDI_PIECES_MAX <= 64, "a bit for each");
+
+static void *target(const struct move *move, const struct tdi_piece *piece)
+{
+	return (void *)(move->to->start + (piece->start - move->start));
+}
+
+static bool is_refused(const struct move *move, unsigned i)
+{
+	return (move->refused >> i & 1) != 0;
+}
+
+/*
+ * Those that split a mapping come first: only they can be refused for want of a mapping
+ * and then not be unmapped either.
+ */
+static int move_pieces(struct move *move)
+{
+	bool moved = false;
+
+	for (int partial = 1; partial >= 0; partial--) {
+		for (unsigned i = 0; i < move->nr_pieces; i++) {
+			const struct tdi_piece *piece = &move->pieces[i];
+			int err;
+
+			if (piece->partial != (partial == 1))
+				continue;
+			if (piece->stay) {
+				move->refused |= UINT64_C(1) << i;
+				continue;
+			}
+			err = tdi_sys_mremap((void *)piece->start, piece->length,
+					     target(move, piece));
+			if (err && !moved)
+				return err;
+			if (err)
+				move->refused |= UINT64_C(1) << i;
+			moved = true;
+		}
+	}
+	return 0;
+}
+
+/*
+ * Puts back what has been moved. Somebody may have mapped something in its place: so the
+ * place is reserved first, which fails then.
+ */
+static void move_back(const struct move *move)
+{
+	for (unsigned i = 0; i < move->nr_pieces; i++) {
+		const struct tdi_piece *piece = &move->pieces[i];
+		void *place = (void *)piece->start, *got;
+		int err;
+
+		if (is_refused(move, i))
+			continue;
+		err = tdi_sys_mmap(place, piece->length, PROT_NONE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+					   MAP_FIXED_NOREPLACE,
+				   &got);
+		if (!err)
+			err = tdi_sys_mremap(target(move, piece), piece->length, place);
+		if (err)
+			tdi_warn("detach: %#lx-%#lx was taken away and could not be put "
+				 "back: %s",
+				 (unsigned long)piece->start,
+				 (unsigned long)(piece->start + piece->length),
+				 strerrordesc_np(-err));
+	}
+}
+
+/* What could not be moved is unmapped with its pages, and if not even that, all goes
+ * back. */
+static int unmap_refused(const struct move *move)
+{
+	bool unmapped = false;
+
+	for (unsigned i = 0; i < move->nr_pieces; i++) {
+		const struct tdi_piece *piece = &move->pieces[i];
+		int err;
+
+		if (!is_refused(move, i))
+			continue;
+		err = tdi_sys_munmap((void *)piece->start, piece->length);
+		if (!err) {
+			unmapped = true;
+			continue;
+		}
+		if (!unmapped)
+			move_back(move);
+		else
+			tdi_warn(
+				"detach: %#lx-%#lx stays mapped, what was around it not: "
+				"%s",
+				(unsigned long)piece->start,
+				(unsigned long)(piece->start + piece->length),
+				strerrordesc_np(-err));
+		return err;
+	}
+	return 0;
+}
+
+static bool mark(const struct tdi_quarantine *quarantine, size_t length)
+{
+	void *start = (void *)quarantine->start;
+
+	/* A child would get a copy of what is doomed, and keep its pages. */
+	return tdi_sys_madvise(start, length, MADV_DONTFORK) == 0 &&
+	       tdi_sys_madvise(start, length, MADV_DONTDUMP) == 0;
+}
+
+int tdi_detach(uintptr_t start, size_t length, const struct tdi_piece *pieces,
+	       unsigned nr_pieces, size_t huge_page, struct tdi_quarantine *ret)
+{
+	struct tdi_quarantine quarantine = {0};
+	struct move move = {start, pieces, nr_pieces, &quarantine, 0};
+	int err = 0;
+
+	/* One that is sealed could neither be moved nor unmapped later on. */
+	for (unsigned i = 0; !err && nr_pieces > 1 && i < nr_pieces; i++)
+		err = tdi_vma_check_movable(pieces[i].start);
+	if (!err)
+		err = reserve(start, length, huge_page, &quarantine);
+	if (err)
+		return err;
+	pthread_rwlock_rdlock(&fork_lock);
+	err = move_pieces(&move);
+	if (!err)
+		err = unmap_refused(&move);
+	if (!err)
+		quarantine.exposed = !mark(&quarantine, length);
+	pthread_rwlock_unlock(&fork_lock);
+	if (err) {
+		unreserve(&quarantine);
+		return err;
+	}
+	*ret = quarantine;
+	return 0;
+}

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+#include "doomed.h"
+#include "host.h"
+#include "sys.h"
+
+#include <string.h>
+
+static struct tdi_doomed slots[TDI_DOOMED_SLOTS];
+static _Atomic(uint64_t) taken[TDI_DOOMED_SLOTS / 64];
+
+struct tdi_doomed *tdi_doomed_take(void)
+{
+	for (unsigned word = 0; word < TDI_DOOMED_SLOTS / 64; word++) {
+		uint64_t bits = atomic_load_explicit(&taken[word], memory_order_relaxed);
+
+		while (~bits != 0) {
+			unsigned bit = (unsigned)__builtin_ctzll(~bits);
+
+			/* Acquire: pairs with the release in tdi_doomed_give. */
+			if (atomic_compare_exchange_weak_explicit(
+				    &taken[word], &bits, bits | UINT64_C(1) << bit,
+				    memory_order_acquire, memory_order_relaxed))
+				return &slots[word * 64 + bit];
+		}
+	}
+	return NULL;
+}
+
+void tdi_doomed_give(struct tdi_doomed *doomed)
+{
+	size_t index = (size_t)(doomed - slots);
+
+	atomic_fetch_and_explicit(&taken[index / 64], ~(UINT64_C(1) << index % 64),
+				  memory_order_release);
+}
+
+/* True when nothing is left beside the range. */
+static bool trim(struct tdi_doomed *doomed)
+{
+	struct tdi_quarantine *quarantine = &doomed->quarantine;
+	uintptr_t end = doomed->extent.start + doomed->extent.length;
+
+	if (quarantine->reserved < quarantine->start &&
+	    tdi_sys_munmap((void *)quarantine->reserved,
+			   quarantine->start - quarantine->reserved) == 0)
+		quarantine->reserved = quarantine->start;
+	if (end < quarantine->reserved_end &&
+	    tdi_sys_munmap((void *)end, quarantine->reserved_end - end) == 0)
+		quarantine->reserved_end = end;
+	return quarantine->reserved == quarantine->start &&
+	       quarantine->reserved_end == end;
+}
+
+static int doomed_slice(struct td_work *work, struct td_slice *slice)
+{
+	struct tdi_doomed *doomed = tdi_container_of(work, struct tdi_doomed, work);
+	int result;
+
+	if (!atomic_exchange_explicit(&doomed->trimmed, true, memory_order_relaxed))
+		(void)trim(doomed);
+	result = tdi_doom_slice(&doomed->doom, slice);
+	if (slice->released > 0 && doomed->owner)
+		doomed->owner->released(doomed->owner, slice->released);
+	return result;
+}
+
+static void doomed_done(struct td_work *work, int status)
+{
+	struct tdi_doomed *doomed = tdi_container_of(work, struct tdi_doomed, work);
+	struct tdi_doomed_owner *owner = doomed->owner;
+	struct tdi_extent *left = tdi_doom_leftover(&doomed->doom);
+	uint64_t refused = doomed->doom.refused;
+
+	if (left) { /* abandoned, or refused for too long */
+		refused += left->length - left->unmapped;
+		tdi_host_done(left, status);
+		if (status != -ECANCELED)
+			tdi_warn("%s: %#lx-%#lx could not be unmapped: %s",
+				 doomed->doom.name, (unsigned long)left->start,
+				 (unsigned long)(left->start + left->length),
+				 strerrordesc_np(-status));
+	} else if (!trim(doomed)) {
+		tdi_warn("%s: address space around %#lx-%#lx stays reserved",
+			 doomed->doom.name, (unsigned long)doomed->quarantine.reserved,
+			 (unsigned long)doomed->quarantine.reserved_end);
+	}
+	if (!status)
+		status = doomed->doom.status;
+	atomic_fetch_sub_explicit(&doomed->engine->bytes_quarantined,
+				  doomed->extent.length, memory_order_relaxed);
+	tdi_doom_destroy(&doomed->doom);
+	tdi_doomed_give(doomed);
+	if (owner)
+		owner->done(owner, status, refused);
+}
+
+static const struct td_work_ops doomed_ops = {
+	.slice = doomed_slice,
+	.done = doomed_done,
+};
+
+void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
+		       const struct tdi_extent *extent,
+		       const struct tdi_quarantine *quarantine, const char *name,
+		       struct tdi_doomed_owner *owner)
+{
+	td_work_init(&doomed->work, &doomed_ops, extent->length);
+	doomed->work.parallel = UINT32_MAX;
+	tdi_doom_init(&doomed->doom, name);
+	tdi_extent_init(&doomed->extent, &extent->backing, quarantine->start,
+			extent->length);
+	doomed->extent.prepared = extent->prepared;
+	doomed->engine = engine;
+	doomed->owner = owner;
+	doomed->quarantine = *quarantine;
+	atomic_store_explicit(&doomed->trimmed, false, memory_order_relaxed);
+	tdi_doom_add(&doomed->doom, &doomed->extent);
+	atomic_fetch_add_explicit(&engine->bytes_quarantined, extent->length,
+				  memory_order_relaxed);
+	(void)tdi_work_claim(&doomed->work);
+	if (tdi_unlikely(quarantine->exposed))
+		(void)tdi_engine_run(engine, &doomed->work);
+	else
+		tdi_engine_queue(engine, &doomed->work);
+}

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+#include "evict.h"
+#include "headroom.h"
+#include "sys.h"
+#include "vma.h"
+
+#include <string.h>
+
+/* ---- what is there ---- */
+
+struct plan {
+	const struct tdi_evict *evict;
+	uintptr_t start, end;
+	struct tdi_piece pieces[TDI_PIECES_MAX];
+	unsigned nr_pieces;
+	size_t huge_page;
+	size_t movable; /* bytes */
+	bool locked;
+	int userfault; /* a descriptor to ask with, or negative */
+};
+
+/* -EAGAIN ends the walk: there is something that a move would not treat as munmap does.
+ */
+static int look_closer(struct plan *plan, const struct tdi_vma *vma,
+		       struct tdi_piece *piece)
+{
+	unsigned movable = TDI_VMA_ANON | TDI_VMA_HUGETLB;
+	unsigned type = tdi_vma_type(vma);
+	size_t page = tdi_page_size();
+
+	if (plan->evict->shared || plan->evict->known)
+		movable |= TDI_VMA_SHARED | TDI_VMA_FILE;
+	if (!(type & movable)) {
+		piece->stay = true;
+		return 0;
+	}
+	if (vma->hugetlb) {
+		page = vma->huge_page;
+		if (page == 0 || !tdi_is_aligned(piece->start | piece->length, page))
+			return -EAGAIN;
+		plan->huge_page = tdi_max_size(plan->huge_page, page);
+	} else if (tdi_vma_is_locked(piece->start)) {
+		plan->locked = true;
+	}
+	if (tdi_vma_is_userfault(plan->userfault, piece->start, page))
+		return -EAGAIN;
+	plan->movable += piece->length;
+	return 0;
+}
+
+static int take_piece(const struct tdi_vma *vma, void *arg)
+{
+	struct plan *plan = arg;
+	struct tdi_piece *piece = &plan->pieces[plan->nr_pieces];
+	uintptr_t start = tdi_max_size(vma->start, plan->start);
+	uintptr_t end = tdi_min_size(vma->end, plan->end);
+
+	if (plan->nr_pieces == TDI_PIECES_MAX)
+		return -E2BIG;
+	*piece = (struct tdi_piece){
+		.start = start,
+		.length = end - start,
+		.partial = start != vma->start || end != vma->end,
+	};
+	plan->nr_pieces++;
+	return look_closer(plan, vma, piece);
+}
+
+static int make_plan(struct plan *plan)
+{
+	int err;
+
+	/* A region's userfaultfd is known, and has been left. */
+	plan->userfault = plan->evict->known ? -1 : tdi_vma_userfault_open();
+	err = tdi_vma_walk(plan->start, plan->end, take_piece, plan);
+	tdi_vma_userfault_close(plan->userfault);
+	return err;
+}
+
+/* ---- doing it ---- */
+
+static bool is_unnoticeable(const struct plan *plan, const struct td_engine *engine)
+{
+	uint64_t pending =
+		atomic_load_explicit(&engine->bytes_quarantined, memory_order_relaxed);
+	struct tdi_holding holding = {
+		.address_space = pending + tdi_detach_room(plan->end - plan->start,
+							   plan->huge_page),
+		.memory = pending + plan->movable,
+		.locked = plan->locked,
+		.huge_page = plan->huge_page,
+	};
+
+	return tdi_limits_are_far(&holding);
+}
+
+int tdi_evict(struct tdi_evict *evict)
+{
+	struct tdi_extent *extent = evict->extent, doomed_extent = *extent;
+	struct td_engine *engine = evict->engine;
+	struct plan plan = {
+		.evict = evict,
+		.start = extent->start,
+		.end = extent->start + extent->length,
+	};
+	struct tdi_quarantine quarantine;
+	struct tdi_doomed *doomed;
+	int err = make_plan(&plan);
+
+	evict->single = plan.nr_pieces == 1 && plan.movable == extent->length;
+	if (err)
+		evict->single = false;
+	if (!err && plan.movable < atomic_load_explicit(&engine->munmap_threshold,
+							memory_order_relaxed))
+		err = -EFBIG;
+	if (!err && !is_unnoticeable(&plan, engine))
+		err = -EDQUOT;
+	if (err)
+		return err;
+
+	doomed = tdi_doomed_take();
+	if (!doomed)
+		return -EAGAIN;
+	err = tdi_detach(plan.start, plan.end - plan.start, plan.pieces, plan.nr_pieces,
+			 plan.huge_page, &quarantine);
+	if (err) {
+		tdi_doomed_give(doomed);
+		return err;
+	}
+	doomed_extent.backing.huge_page = plan.huge_page;
+	if (plan.locked)
+		doomed_extent.backing.flags |= TDI_EXTENT_LOCKED;
+	tdi_doomed_submit(doomed, engine, &doomed_extent, &quarantine, evict->name,
+			  evict->owner);
+	return 0;
+}
+
+#define FIRST_STEP ((size_t)4 << 20)
+#define MAX_STEP ((size_t)256 << 20)
+
+/*
+ * The first step may be refused, since it may split a mapping. What is left is one of its
+ * own then, which the kernel has no reason to keep: it is asked for some time.
+ */
+static int unmap_step(uintptr_t start, size_t length, bool first)
+{
+	int err = tdi_sys_munmap((void *)start, length);
+
+	for (unsigned tries = 0; err && !first && tries < 10; tries++) {
+		tdi_sys_pause(UINT64_C(1000000) << tries);
+		err = tdi_sys_munmap((void *)start, length);
+	}
+	return err;
+}
+
+int tdi_unmap_in_steps(uintptr_t start, size_t length, size_t huge_page,
+		       uint64_t target_ns)
+{
+	size_t least = tdi_max_size(tdi_pmd_size(), huge_page);
+	struct tdi_pace pace;
+	size_t done = 0;
+
+	tdi_pace_init(&pace, tdi_max_size(FIRST_STEP, least), least,
+		      tdi_max_size(MAX_STEP, least));
+	while (done < length) {
+		size_t left = length - done;
+		uintptr_t from = start + done;
+		uintptr_t to = tdi_align_down(from + pace.step, least);
+		size_t step = left <= pace.step ? left
+			      : to > from	? to - from
+						: pace.step;
+		uint64_t began = tdi_sys_now_ns();
+		int err = unmap_step(from, step, done == 0);
+
+		if (err && done > 0)
+			tdi_warn("%#lx-%#lx stays mapped, what was before it not: %s",
+				 (unsigned long)from, (unsigned long)(start + length),
+				 strerrordesc_np(-err));
+		if (err)
+			return err;
+		tdi_pace_learn(&pace, step, tdi_sys_now_ns() - began, target_ns);
+		done += step;
+	}
+	return 0;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Floor 4: takes a range out of sight and leaves it to the reapers, if that is worth it,
+ * cannot be noticed, and the kernel plays along.
+ */
+#ifndef TDI_EVICT_H
+#define TDI_EVICT_H
+
+#include "doomed.h"
+
+struct tdi_evict {
+	struct td_engine *engine;
+	const char *name; /* of the owner, for messages; lives as long as the owner */
+	struct tdi_doomed_owner *owner; /* or NULL */
+
+	/*
+	 * What lies there, its start and length included. Its kind says how it is
+	 * released when the range is known to be a region; for td_munmap it is found out.
+	 */
+	struct tdi_extent *extent;
+	bool known;
+	bool shared; /* not known: take mappings of files along */
+
+	/* Out: one mapping covers the whole range, and can be unmapped in steps. */
+	bool single;
+};
+
+/*
+ * 0: the range is gone, and its memory will be. Negative: nothing has changed; the caller
+ * unmaps by himself. Allocates nothing.
+ */
+int tdi_evict(struct tdi_evict *evict);
+
+/*
+ * Unmaps a range that one mapping covers in steps of a slice each, pages and all, so that
+ * others get their turn at the kernel's lock. 0, or what munmap answered to the first
+ * step, with nothing changed.
+ */
+int tdi_unmap_in_steps(uintptr_t start, size_t length, size_t huge_page,
+		       uint64_t target_ns);
+
+#endif
