@@ -1,72 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "headroom.h"
+#include "procfs.h"
 #include "sys.h"
 
-#include <fcntl.h>
 #include <linux/capability.h>
 #include <string.h>
 #include <sys/resource.h>
-
-/* Reads the beginning of a file as a string. False: it cannot be read. */
-static bool read_text(const char *path, char *text, size_t size)
-{
-	int fd = tdi_sys_open(path, O_RDONLY | O_CLOEXEC);
-	size_t length = 0;
-	ssize_t got = 0;
-
-	if (fd < 0)
-		return false;
-	while (length < size - 1) {
-		got = tdi_sys_read(fd, text + length, size - 1 - length);
-		if (got == -EINTR)
-			continue;
-		if (got <= 0)
-			break;
-		length += (size_t)got;
-	}
-	text[length] = '\0';
-	(void)tdi_sys_close(fd);
-	return got >= 0 && length > 0;
-}
-
-/* The number at the start of text, after blanks. False: there is none. */
-static bool parse(const char *text, unsigned base, uint64_t *ret)
-{
-	uint64_t value = 0;
-	const char *at = text + strspn(text, " \t"), *first = at;
-
-	for (;; at++) {
-		unsigned digit = (unsigned)(*at - '0');
-
-		if (base == 16 && *at >= 'a' && *at <= 'f')
-			digit = (unsigned)(*at - 'a') + 10;
-		if (digit >= base || (digit > 9 && base == 10))
-			break;
-		value = value * base + digit;
-	}
-	*ret = value;
-	return at > first;
-}
-
-/* The number after a name such as "VmLck:", at the start of a line. */
-static bool find(const char *text, const char *name, unsigned base, uint64_t *ret)
-{
-	size_t length = strlen(name);
-	const char *line = text;
-
-	while (line && strncmp(line, name, length) != 0) {
-		line = strchr(line, '\n');
-		line = line ? line + 1 : NULL;
-	}
-	return line && parse(line + length, base, ret);
-}
-
-static bool read_number(const char *path, uint64_t *ret)
-{
-	char text[32];
-
-	return read_text(path, text, sizeof(text)) && parse(text, 10, ret);
-}
 
 static bool has_room(uint64_t limit, uint64_t used, uint64_t held)
 {
@@ -81,7 +20,7 @@ static bool address_space_is_far(const struct tdi_holding *holding)
 		return false;
 	if (limit == UINT64_MAX)
 		return true;
-	return read_number("/proc/thread-self/statm", &pages) &&
+	return tdi_procfs_number("/proc/thread-self/statm", &pages) &&
 	       has_room(limit, pages * tdi_page_size(), holding->address_space);
 }
 
@@ -96,9 +35,9 @@ static bool locked_memory_is_far(const struct tdi_holding *holding)
 		return false;
 	if (limit == UINT64_MAX)
 		return true;
-	if (!read_text("/proc/thread-self/status", text, sizeof(text)) ||
-	    !find(text, "VmLck:", 10, &locked_kib) ||
-	    !find(text, "CapEff:", 16, &capabilities))
+	if (!tdi_procfs_text("/proc/thread-self/status", text, sizeof(text)) ||
+	    !tdi_procfs_find(text, "VmLck:", 10, &locked_kib) ||
+	    !tdi_procfs_find(text, "CapEff:", 16, &capabilities))
 		return false;
 	if (capabilities & (UINT64_C(1) << CAP_IPC_LOCK))
 		return true;
@@ -110,13 +49,13 @@ static bool commit_charge_is_far(const struct tdi_holding *holding)
 	uint64_t mode, limit_kib, used_kib;
 	char text[4096];
 
-	if (!read_number("/proc/sys/vm/overcommit_memory", &mode))
+	if (!tdi_procfs_number("/proc/sys/vm/overcommit_memory", &mode))
 		return false;
 	if (mode != 2)
 		return true;
-	return read_text("/proc/meminfo", text, sizeof(text)) &&
-	       find(text, "CommitLimit:", 10, &limit_kib) &&
-	       find(text, "Committed_AS:", 10, &used_kib) &&
+	return tdi_procfs_text("/proc/meminfo", text, sizeof(text)) &&
+	       tdi_procfs_find(text, "CommitLimit:", 10, &limit_kib) &&
+	       tdi_procfs_find(text, "Committed_AS:", 10, &used_kib) &&
 	       has_room(limit_kib * 1024, used_kib * 1024, holding->memory);
 }
 
@@ -134,7 +73,7 @@ static bool read_pool(size_t huge_page, const char *what, uint64_t *ret)
 	strcat(path, digits + at);
 	strcat(path, "kB/");
 	strcat(path, what);
-	return read_number(path, ret);
+	return tdi_procfs_number(path, ret);
 }
 
 static bool huge_pages_are_far(const struct tdi_holding *holding)
