@@ -85,6 +85,20 @@ static void unreserve(const struct tdi_quarantine *quarantine)
 			 (unsigned long)length, strerrordesc_np(-err));
 }
 
+bool tdi_detach_trim(struct tdi_quarantine *quarantine, size_t length)
+{
+	uintptr_t start = quarantine->start, end = start + length;
+
+	if (quarantine->reserved < start &&
+	    tdi_sys_munmap((void *)quarantine->reserved, start - quarantine->reserved) ==
+		    0)
+		quarantine->reserved = start;
+	if (end < quarantine->reserved_end &&
+	    tdi_sys_munmap((void *)end, quarantine->reserved_end - end) == 0)
+		quarantine->reserved_end = end;
+	return quarantine->reserved == start && quarantine->reserved_end == end;
+}
+
 /* ---- moving ---- */
 
 struct move {

@@ -43,6 +43,9 @@ struct tdi_quarantine {
 int tdi_detach(uintptr_t start, size_t length, const struct tdi_piece *pieces,
 	       unsigned nr_pieces, size_t huge_page, struct tdi_quarantine *ret);
 
+/* Unmaps what was reserved beside a range of this length. True: nothing is left of it. */
+bool tdi_detach_trim(struct tdi_quarantine *quarantine, size_t length);
+
 /* How much address space a detached range of this length takes up, at most. */
 size_t tdi_detach_room(size_t length, size_t huge_page);
 

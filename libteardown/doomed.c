@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "doomed.h"
 #include "host.h"
-#include "sys.h"
 
 #include <string.h>
 
@@ -34,30 +33,13 @@ void tdi_doomed_give(struct tdi_doomed *doomed)
 				  memory_order_release);
 }
 
-/* True when nothing is left beside the range. */
-static bool trim(struct tdi_doomed *doomed)
-{
-	struct tdi_quarantine *quarantine = &doomed->quarantine;
-	uintptr_t end = doomed->extent.start + doomed->extent.length;
-
-	if (quarantine->reserved < quarantine->start &&
-	    tdi_sys_munmap((void *)quarantine->reserved,
-			   quarantine->start - quarantine->reserved) == 0)
-		quarantine->reserved = quarantine->start;
-	if (end < quarantine->reserved_end &&
-	    tdi_sys_munmap((void *)end, quarantine->reserved_end - end) == 0)
-		quarantine->reserved_end = end;
-	return quarantine->reserved == quarantine->start &&
-	       quarantine->reserved_end == end;
-}
-
 static int doomed_slice(struct td_work *work, struct td_slice *slice)
 {
 	struct tdi_doomed *doomed = tdi_container_of(work, struct tdi_doomed, work);
 	int result;
 
 	if (!atomic_exchange_explicit(&doomed->trimmed, true, memory_order_relaxed))
-		(void)trim(doomed);
+		(void)tdi_detach_trim(&doomed->quarantine, doomed->extent.length);
 	result = tdi_doom_slice(&doomed->doom, slice);
 	if (slice->released > 0 && doomed->owner)
 		doomed->owner->released(doomed->owner, slice->released);
@@ -79,7 +61,7 @@ static void doomed_done(struct td_work *work, int status)
 				 doomed->doom.name, (unsigned long)left->start,
 				 (unsigned long)(left->start + left->length),
 				 strerrordesc_np(-status));
-	} else if (!trim(doomed)) {
+	} else if (!tdi_detach_trim(&doomed->quarantine, doomed->extent.length)) {
 		tdi_warn("%s: address space around %#lx-%#lx stays reserved",
 			 doomed->doom.name, (unsigned long)doomed->quarantine.reserved,
 			 (unsigned long)doomed->quarantine.reserved_end);

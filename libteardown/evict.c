@@ -30,6 +30,8 @@ static int look_closer(struct plan *plan, const struct tdi_vma *vma,
 
 	if (plan->evict->shared || plan->evict->known)
 		movable |= TDI_VMA_SHARED | TDI_VMA_FILE;
+	if (plan->evict->any_size) /* a device: whatever it is */
+		movable |= TDI_VMA_SPECIAL;
 	if (!(type & movable)) {
 		piece->stay = true;
 		return 0;
@@ -94,43 +96,64 @@ static bool is_unnoticeable(const struct plan *plan, const struct td_engine *eng
 	return tdi_limits_are_far(&holding);
 }
 
-int tdi_evict(struct tdi_evict *evict)
+static int plan_for(struct tdi_evict *evict, struct plan *plan)
 {
-	struct tdi_extent *extent = evict->extent, doomed_extent = *extent;
-	struct td_engine *engine = evict->engine;
-	struct plan plan = {
+	struct tdi_extent *extent = evict->extent;
+	int err;
+
+	*plan = (struct plan){
 		.evict = evict,
 		.start = extent->start,
 		.end = extent->start + extent->length,
 	};
+	err = make_plan(plan);
+	evict->single = !err && plan->nr_pieces == 1 && plan->movable == extent->length;
+	return err;
+}
+
+static int detach(const struct plan *plan, struct tdi_quarantine *ret)
+{
+	return tdi_detach(plan->start, plan->end - plan->start, plan->pieces,
+			  plan->nr_pieces, plan->huge_page, ret);
+}
+
+int tdi_evict_detach(struct tdi_evict *evict, struct tdi_quarantine *ret)
+{
+	struct plan plan;
+	int err = plan_for(evict, &plan);
+
+	return err ? err : detach(&plan, ret);
+}
+
+int tdi_evict(struct tdi_evict *evict)
+{
+	struct tdi_extent extent = *evict->extent;
+	struct td_engine *engine = evict->engine;
+	size_t threshold =
+		atomic_load_explicit(&engine->munmap_threshold, memory_order_relaxed);
 	struct tdi_quarantine quarantine;
 	struct tdi_doomed *doomed;
-	int err = make_plan(&plan);
+	struct plan plan;
+	int err = plan_for(evict, &plan);
 
-	evict->single = plan.nr_pieces == 1 && plan.movable == extent->length;
-	if (err)
-		evict->single = false;
-	if (!err && plan.movable < atomic_load_explicit(&engine->munmap_threshold,
-							memory_order_relaxed))
+	if (!err && plan.movable < threshold && !evict->any_size)
 		err = -EFBIG;
 	if (!err && !is_unnoticeable(&plan, engine))
 		err = -EDQUOT;
 	if (err)
 		return err;
-
 	doomed = tdi_doomed_take();
 	if (!doomed)
 		return -EAGAIN;
-	err = tdi_detach(plan.start, plan.end - plan.start, plan.pieces, plan.nr_pieces,
-			 plan.huge_page, &quarantine);
+	err = detach(&plan, &quarantine);
 	if (err) {
 		tdi_doomed_give(doomed);
 		return err;
 	}
-	doomed_extent.backing.huge_page = plan.huge_page;
+	extent.backing.huge_page = plan.huge_page;
 	if (plan.locked)
-		doomed_extent.backing.flags |= TDI_EXTENT_LOCKED;
-	tdi_doomed_submit(doomed, engine, &doomed_extent, &quarantine, evict->name,
+		extent.backing.flags |= TDI_EXTENT_LOCKED;
+	tdi_doomed_submit(doomed, engine, &extent, &quarantine, evict->name,
 			  evict->owner);
 	return 0;
 }

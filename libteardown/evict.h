@@ -19,7 +19,8 @@ struct tdi_evict {
 	 */
 	struct tdi_extent *extent;
 	bool known;
-	bool shared; /* not known: take mappings of files along */
+	bool any_size; /* worth it below the engine's threshold, too */
+	bool shared;   /* not known: take mappings of files along */
 
 	/* Out: one mapping covers the whole range, and can be unmapped in steps. */
 	bool single;
@@ -30,6 +31,9 @@ struct tdi_evict {
  * unmaps by himself. Allocates nothing.
  */
 int tdi_evict(struct tdi_evict *evict);
+
+/* The same, but for handing it to the reapers: whatever its size and the limits. */
+int tdi_evict_detach(struct tdi_evict *evict, struct tdi_quarantine *ret);
 
 /*
  * Unmaps a range that one mapping covers in steps of a slice each, pages and all, so that

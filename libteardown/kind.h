@@ -40,4 +40,8 @@ extern const struct tdi_kind tdi_kind_device; /* by callbacks */
 /* What zaps have in common: drops the page-table entries, and private pages with them. */
 int tdi_zap_entries(const struct tdi_extent *extent, uintptr_t start, size_t length);
 
+/* Punches what a backing's descriptor holds, mapped or not any more. 0 or -errno. */
+struct tdi_backing;
+int tdi_shared_punch(const struct tdi_backing *backing, uint64_t length);
+
 #endif

@@ -64,16 +64,31 @@ int tdi_ranges_split(struct tdi_range *range, uintptr_t at, struct tdi_range *ta
 	return err;
 }
 
-/* Under the lock. */
-static void release(struct tdi_range *range)
+/* Under the lock. Where the tree points to the claim. */
+static struct tdi_range **place_of(struct tdi_range *range)
 {
 	struct tdi_range **found = tfind(range, &tree, compare);
 
 	if (!found || *found != range)
-		tdi_die("range %#lx-%#lx: released but not claimed",
-			(unsigned long)range->start, (unsigned long)range->end);
+		tdi_die("range %#lx-%#lx: not claimed", (unsigned long)range->start,
+			(unsigned long)range->end);
+	return found;
+}
+
+/* Under the lock. */
+static void release(struct tdi_range *range)
+{
+	(void)place_of(range);
 	tdelete(range, &tree, compare);
 	range->start = range->end;
+}
+
+void tdi_ranges_hand_over(struct tdi_range *range, struct tdi_range *heir)
+{
+	pthread_mutex_lock(&lock);
+	*place_of(range) = heir;
+	range->start = range->end;
+	pthread_mutex_unlock(&lock);
 }
 
 void tdi_ranges_release(struct tdi_range *range)

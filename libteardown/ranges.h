@@ -24,6 +24,9 @@ int tdi_ranges_claim(struct tdi_range *range);
  */
 int tdi_ranges_split(struct tdi_range *range, uintptr_t at, struct tdi_range *tail);
 
+/* heir, which has the same bounds, takes the place of a claim. */
+void tdi_ranges_hand_over(struct tdi_range *range, struct tdi_range *heir);
+
 /* Releases what has been claimed. Allocates nothing. */
 void tdi_ranges_release(struct tdi_range *range);
 

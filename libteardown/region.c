@@ -1,32 +1,114 @@
 /* SPDX-License-Identifier: MIT */
-#include "region_internal.h"
+/* Where a region's memory comes from: mapped for it, or adopted. */
 #include "nodes.h"
+#include "procfs.h"
+#include "region_internal.h"
 #include "sys.h"
 #include "vma.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define KNOWN_FLAGS (TD_REGION_NOACCESS | TD_REGION_NODE | TD_REGION_NORESERVE)
+#ifndef MAP_HUGE_SHIFT
+#define MAP_HUGE_SHIFT 26
+#endif
+
 #define KNOWN_PROT (PROT_READ | PROT_WRITE | PROT_EXEC)
 
 /* ---- options ---- */
 
+struct rule {
+	unsigned flags; /* that go with the kind */
+	unsigned types; /* of mappings that may be adopted as such: TDI_VMA_* */
+	bool has_fd, thp;
+};
+
+#define ALL_TYPES                                                                        \
+	(TDI_VMA_ANON | TDI_VMA_HUGETLB | TDI_VMA_SHARED | TDI_VMA_FILE | TDI_VMA_SPECIAL)
+#define FRESH_FLAGS (TD_REGION_NOACCESS | TD_REGION_NODE | TD_REGION_NORESERVE)
+#define ADOPT_FLAGS                                                                      \
+	(TD_REGION_EXCLUSIVE | TD_REGION_SCRUB | TD_REGION_FD | TD_REGION_UFFD)
+
+static const struct rule rules[] = {
+	[TD_KIND_ANON] = {FRESH_FLAGS | TD_REGION_LOCKED | TD_REGION_UFFD, TDI_VMA_ANON,
+			  false, true},
+	[TD_KIND_HUGETLB] = {FRESH_FLAGS, TDI_VMA_HUGETLB, false, false},
+	[TD_KIND_SHARED] = {FRESH_FLAGS | TD_REGION_LOCKED | TD_REGION_EXCLUSIVE |
+				    TD_REGION_SCRUB | TD_REGION_FD,
+			    TDI_VMA_SHARED, false, true},
+	[TD_KIND_FILE] = {TD_REGION_NOACCESS | TD_REGION_NORESERVE | TD_REGION_LOCKED |
+				  TD_REGION_PRIVATE,
+			  TDI_VMA_SHARED | TDI_VMA_FILE, true, false},
+	[TD_KIND_DEVICE] = {0, ALL_TYPES, false, false},
+};
+
+static bool ops_are_sound(const struct td_region_ops *ops, enum td_kind kind)
+{
+	bool device = kind == TD_KIND_DEVICE;
+
+	if (!ops)
+		return !device;
+	if ((ops->release != NULL) != device || (ops->nr_prepare > 0 && !ops->prepare))
+		return false;
+	for (unsigned i = 0; i < ops->nr_prepare; i++) {
+		if (!ops->prepare[i].call)
+			return false;
+	}
+	return true;
+}
+
+static bool flags_are_sound(unsigned flags, const struct rule *rule)
+{
+	if (flags & ~rule->flags)
+		return false;
+	return !(flags & TD_REGION_SCRUB) ||
+	       (flags & (TD_REGION_FD | TD_REGION_EXCLUSIVE));
+}
+
 static int opts_check(const struct td_region_opts *opts)
 {
-	if ((opts->flags & ~KNOWN_FLAGS) != 0 || (opts->prot & ~KNOWN_PROT) != 0)
+	const struct rule *rule;
+
+	if ((unsigned)opts->kind > TD_KIND_DEVICE)
+		return -EINVAL;
+	rule = &rules[opts->kind];
+	if (!flags_are_sound(opts->flags, rule) || (opts->prot & ~KNOWN_PROT) != 0)
 		return -EINVAL;
 	if ((opts->flags & TD_REGION_NOACCESS) && opts->prot != 0)
 		return -EINVAL;
-	if ((unsigned)opts->thp > TD_THP_NEVER)
+	if ((unsigned)opts->thp > TD_THP_NEVER || (opts->thp && !rule->thp))
 		return -EINVAL;
 	if (opts->align != 0 &&
 	    (!tdi_is_power_of_two(opts->align) || opts->align < tdi_page_size()))
 		return -EINVAL;
+	if (opts->huge_page_size != 0 && (opts->kind != TD_KIND_HUGETLB ||
+					  !tdi_is_power_of_two(opts->huge_page_size) ||
+					  opts->huge_page_size <= tdi_page_size()))
+		return -EINVAL;
+	if (!tdi_is_aligned(opts->offset, tdi_page_size()) ||
+	    (opts->offset != 0 && !rule->has_fd && !(opts->flags & TD_REGION_FD)))
+		return -EINVAL;
 	if ((opts->flags & TD_REGION_NODE) && !tdi_numa_has_node(opts->node))
 		return -EINVAL;
+	return ops_are_sound(opts->ops, opts->kind) ? 0 : -EINVAL;
+}
+
+/* Fills in the size of huge pages that the system would take. */
+static int opts_complete(struct td_region_opts *opts)
+{
+	if (opts->kind == TD_KIND_HUGETLB && opts->huge_page_size == 0) {
+		opts->huge_page_size = tdi_procfs_huge_page();
+		return opts->huge_page_size ? 0 : -EOPNOTSUPP;
+	}
 	return 0;
 }
+
+static size_t unit(const struct td_region_opts *opts)
+{
+	return tdi_max_size(tdi_page_size(), opts->huge_page_size);
+}
+
+/* ---- mapping ---- */
 
 static int opts_protection(const struct td_region_opts *opts)
 {
@@ -35,64 +117,95 @@ static int opts_protection(const struct td_region_opts *opts)
 	return opts->prot ? opts->prot : PROT_READ | PROT_WRITE;
 }
 
-/* ---- mapping ---- */
+static int opts_mmap_flags(const struct td_region_opts *opts)
+{
+	int flags = opts->flags & TD_REGION_NORESERVE ? MAP_NORESERVE : 0;
+
+	switch (opts->kind) {
+	case TD_KIND_SHARED:
+		flags |= MAP_SHARED;
+		return opts->flags & TD_REGION_FD ? flags : flags | MAP_ANONYMOUS;
+	case TD_KIND_FILE:
+		return flags |
+		       (opts->flags & TD_REGION_PRIVATE ? MAP_PRIVATE : MAP_SHARED);
+	case TD_KIND_HUGETLB:
+		flags |= MAP_HUGETLB | __builtin_ctzl(opts->huge_page_size)
+					       << MAP_HUGE_SHIFT;
+		break;
+	default:
+		break;
+	}
+	return flags | MAP_PRIVATE | MAP_ANONYMOUS;
+}
+
+static int map_at(void *addr, size_t length, const struct td_region_opts *opts, int fixed,
+		  void **ret)
+{
+	bool has_fd = opts->kind == TD_KIND_FILE || (opts->flags & TD_REGION_FD);
+
+	return tdi_sys_mmap_file(addr, length, opts_protection(opts),
+				 opts_mmap_flags(opts) | fixed, has_fd ? opts->fd : -1,
+				 has_fd ? opts->offset : 0, ret);
+}
 
 /*
- * Maps more than is asked for, and unmaps what is before and after the aligned part.
- * Everything is unmapped again when that fails.
+ * Reserves more address space than is asked for, gives back what is before and after the
+ * aligned part, and maps that. Everything is unmapped again when one of these fails.
  */
-static int map_aligned(size_t length, size_t align, int prot, int flags, void **ret)
+static int map_aligned(size_t length, size_t align, const struct td_region_opts *opts,
+		       void **ret)
 {
 	size_t slack = align - tdi_page_size(), head, tail;
-	uintptr_t mapped, start;
+	uintptr_t reserved, start;
 	void *addr;
 	int err;
 
 	if (length > SIZE_MAX - slack)
 		return -ENOMEM;
-	err = tdi_sys_mmap(NULL, length + slack, prot, flags, &addr);
+	err = tdi_sys_mmap(NULL, length + slack, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, &addr);
 	if (err)
 		return err;
-	mapped = (uintptr_t)addr;
-	start = tdi_align_up(mapped, align);
-	head = start - mapped;
+	reserved = (uintptr_t)addr;
+	start = tdi_align_up(reserved, align);
+	head = start - reserved;
 	tail = slack - head;
 	if (head > 0) {
-		err = tdi_sys_munmap((void *)mapped, head);
+		err = tdi_sys_munmap((void *)reserved, head);
 		if (err)
 			goto undo;
-		mapped = start;
+		reserved = start;
 	}
 	if (tail > 0) {
 		err = tdi_sys_munmap((void *)(start + length), tail);
 		if (err)
 			goto undo;
+		tail = 0;
 	}
-	*ret = (void *)start;
-	return 0;
-
+	err = map_at((void *)start, length, opts, MAP_FIXED, ret);
+	if (!err)
+		return 0;
 undo:
 	/* Whole mappings can be unmapped even at the limit on mappings. */
-	(void)tdi_sys_munmap((void *)mapped, start - mapped + length + tail);
+	(void)tdi_sys_munmap((void *)reserved, start - reserved + length + tail);
 	return err;
 }
 
 static int map_memory(size_t length, const struct td_region_opts *opts, void **ret)
 {
-	int prot = opts_protection(opts), flags = MAP_PRIVATE | MAP_ANONYMOUS;
-	int err;
-
-	if (opts->flags & TD_REGION_NORESERVE)
-		flags |= MAP_NORESERVE;
-	if (opts->align > tdi_page_size())
-		return map_aligned(length, opts->align, prot, flags, ret);
+	if (opts->align > unit(opts))
+		return map_aligned(length, opts->align, opts, ret);
 	if (opts->align == 0 && length >= tdi_pud_size()) {
+		void *addr;
 		/* Only a preference: address space may be limited. */
-		err = map_aligned(length, tdi_pud_size(), prot, flags, ret);
-		if (!err)
+		int err = map_aligned(length, tdi_pud_size(), opts, &addr);
+
+		if (!err) {
+			*ret = addr;
 			return 0;
+		}
 	}
-	return tdi_sys_mmap(NULL, length, prot, flags, ret);
+	return map_at(NULL, length, opts, 0, ret);
 }
 
 static int advise_thp(void *addr, size_t length, enum td_thp thp)
@@ -106,85 +219,109 @@ static int advise_thp(void *addr, size_t length, enum td_thp thp)
 	return err == -EINVAL ? 0 : err; /* a kernel without THP */
 }
 
-/* ---- the object ---- */
-
-/* Claims [addr, addr + length) and makes the object. -EEXIST, -ENOMEM. */
-static int region_new(void *addr, size_t length, struct tdi_region **ret)
+static int find_huge_page(const struct tdi_vma *vma, void *arg)
 {
-	struct tdi_region *region = malloc(sizeof(*region));
+	size_t *huge_page = arg;
+
+	*huge_page = tdi_max_size(*huge_page, vma->huge_page);
+	return 0;
+}
+
+/* Shared memory may be of huge pages, too: asked for, since no option says so. */
+static int set_huge_page(struct tdi_region *region)
+{
+	uintptr_t start = region->item.start, end = region->item.end;
+	struct tdi_backing backing = region->extent.backing;
 	int err;
 
-	if (!region)
-		return -ENOMEM;
-	region->range.start = (uintptr_t)addr;
-	region->range.end = (uintptr_t)addr + length;
-	tdi_extent_init(&region->extent, &TDI_BACKING_ANON, (uintptr_t)addr, length);
-	err = tdi_ranges_claim(&region->range);
+	if (region->kind != TD_KIND_SHARED && region->kind != TD_KIND_FILE)
+		return 0;
+	err = tdi_vma_walk(start, end, find_huge_page, &backing.huge_page);
+	if (err)
+		return err;
+	if (backing.huge_page && !tdi_is_aligned(start | end, backing.huge_page))
+		return -EINVAL;
+	tdi_extent_init(&region->extent, &backing, start, end - start);
+	return 0;
+}
+
+int tdi_region_map(size_t length, const struct td_region_opts *given,
+		   struct tdi_region **ret)
+{
+	struct td_region_opts opts = *given;
+	struct tdi_region *region = NULL;
+	void *addr;
+	int err = opts_check(&opts);
+
+	if (!err && opts.kind == TD_KIND_DEVICE)
+		err = -EINVAL;
+	if (!err)
+		err = opts_complete(&opts);
+	if (err)
+		return err;
+	if (length == 0 || !tdi_is_aligned(length, unit(&opts)))
+		return -EINVAL;
+	err = map_memory(length, &opts, &addr);
+	if (err)
+		return err;
+	err = advise_thp(addr, length, opts.thp);
+	if (!err && (opts.flags & TD_REGION_NODE) && tdi_numa_is_on())
+		err = tdi_sys_mbind_node(addr, length, opts.node);
+	if (!err && (opts.flags & TD_REGION_LOCKED))
+		err = tdi_sys_mlock(addr, length);
+	if (!err)
+		err = tdi_region_new((uintptr_t)addr, length, &opts, &region);
+	if (!err)
+		err = set_huge_page(region);
 	if (err) {
-		free(region);
+		if (region) {
+			(void)tdi_region_unmap(region, (uintptr_t)addr, length);
+			tdi_region_free(region);
+		} else {
+			(void)tdi_sys_munmap(addr, length);
+		}
 		return err;
 	}
 	*ret = region;
 	return 0;
 }
 
-int tdi_region_unmap(struct tdi_region *region, uintptr_t start, size_t length)
+/* ---- adopting ---- */
+
+bool tdi_region_range_is_sound(uintptr_t start, size_t length)
 {
-	return tdi_ranges_unmap(&region->range, start, length);
+	return length != 0 && tdi_is_aligned(length | start, tdi_page_size()) &&
+	       length <= UINTPTR_MAX - start;
 }
 
-void tdi_region_free(struct tdi_region *region)
-{
-	if (region->range.end != region->range.start)
-		tdi_ranges_release(&region->range);
-	free(region);
-}
-
-int tdi_region_map(size_t length, const struct td_region_opts *opts,
-		   struct tdi_region **ret)
-{
-	void *addr;
-	int err = opts_check(opts);
-
-	if (err)
-		return err;
-	if (length == 0 || !tdi_is_aligned(length, tdi_page_size()))
-		return -EINVAL;
-	err = map_memory(length, opts, &addr);
-	if (err)
-		return err;
-	err = advise_thp(addr, length, opts->thp);
-	if (!err && (opts->flags & TD_REGION_NODE) && tdi_numa_is_on())
-		err = tdi_sys_mbind_node(addr, length, opts->node);
-	if (!err)
-		err = region_new(addr, length, ret);
-	if (err)
-		(void)tdi_sys_munmap(addr, length);
-	return err;
-}
-
-int tdi_region_adopt(void *addr, size_t length, const struct td_region_opts *opts,
+int tdi_region_adopt(void *addr, size_t length, const struct td_region_opts *given,
 		     struct tdi_region **ret)
 {
 	uintptr_t start = (uintptr_t)addr;
-	size_t page = tdi_page_size();
+	struct td_region_opts opts = *given;
 	struct tdi_region *region;
-	int err = opts_check(opts);
+	int err = opts_check(&opts);
 
-	if (err)
-		return err;
-	if (opts->flags != 0 || opts->prot != 0 || opts->align != 0)
-		return -EINVAL;
-	if (length == 0 || !tdi_is_aligned(length, page) ||
-	    !tdi_is_aligned(start, page) || length > UINTPTR_MAX - start)
-		return -EINVAL;
-	/* First the claim: of two who adopt the same range at once, one gets it. */
-	err = region_new(addr, length, &region);
-	if (err)
-		return err;
-	err = tdi_vma_check(start, start + length, TDI_VMA_ANON, 0);
+	if (!err &&
+	    ((opts.flags & ~ADOPT_FLAGS) != 0 || opts.prot != 0 || opts.align != 0))
+		err = -EINVAL;
 	if (!err)
-		err = advise_thp(addr, length, opts->thp);
+		err = opts_complete(&opts);
+	if (!err && (!tdi_region_range_is_sound(start, length) ||
+		     !tdi_is_aligned(start | length, unit(&opts))))
+		err = -EINVAL;
+	if (err)
+		return err;
+	/* First the claim: of two who adopt the same range at once, one gets it. */
+	err = tdi_region_new(start, length, &opts, &region);
+	if (err)
+		return err;
+	err = tdi_vma_check(start, start + length, rules[opts.kind].types,
+			    opts.huge_page_size);
+	if (!err)
+		err = set_huge_page(region);
+	if (!err)
+		err = advise_thp(addr, length, opts.thp);
 	if (err) {
 		tdi_region_free(region);
 		return err;

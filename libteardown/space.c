@@ -10,7 +10,7 @@
  *                                  users held together is dropped
  *   last count                     the object is freed, the engine's reference given up
  */
-#include "region_internal.h"
+#include "host.h"
 #include "space_internal.h"
 #include "sys.h"
 
@@ -34,16 +34,22 @@ static int unmap(struct tdi_extent *extent, uintptr_t start, size_t length)
 	return tdi_region_unmap(region_of(extent), start, length);
 }
 
+/* Nobody looks regions up any more: no grace period has to pass. (B4) */
 static void forget_extent(struct tdi_doom *doom, struct tdi_extent *extent)
 {
 	atomic_fetch_sub_explicit(&space_of_doom(doom)->regions, 1, memory_order_relaxed);
 	tdi_region_free(region_of(extent));
 }
 
+static int final_status(struct td_space *space)
+{
+	return atomic_load_explicit(&space->status, memory_order_relaxed);
+}
+
 static void call_back(void *owner, void (*call)(void), void *arg, uint32_t event)
 {
 	struct td_space *space = owner;
-	int status = event == TD_EVENT_RECLAIMED ? space->status : 0;
+	int status = event == TD_EVENT_RECLAIMED ? final_status(space) : 0;
 
 	((td_event_fn *)call)(space, event, status, arg);
 }
@@ -103,6 +109,43 @@ static int space_slice(struct td_work *work, struct td_slice *slice)
 
 static void drop_count(struct td_space *space);
 
+void tdi_space_part_begins(struct td_space *space)
+{
+	atomic_fetch_add_explicit(&space->parts, 1, memory_order_relaxed);
+}
+
+void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused)
+{
+	int none = 0;
+
+	if (status)
+		atomic_compare_exchange_strong_explicit(&space->status, &none, status,
+							memory_order_relaxed,
+							memory_order_relaxed);
+	atomic_fetch_add_explicit(&space->refused, refused, memory_order_relaxed);
+	/* acq_rel: the last one sees what the others did. */
+	if (atomic_fetch_sub_explicit(&space->parts, 1, memory_order_acq_rel) > 1)
+		return;
+	space->reclaimed_ns = tdi_sys_now_ns();
+	tdi_events_raise(&space->events, TD_EVENT_RECLAIMED);
+	tdi_events_take_calls(&space->events, TD_EVENT_RECLAIMED, call_back_reclaimed,
+			      space);
+	drop_count(space);
+}
+
+static void evicted_released(struct tdi_doomed_owner *owner, uint64_t bytes)
+{
+	struct td_space *space = tdi_container_of(owner, struct td_space, evicted);
+
+	atomic_fetch_add_explicit(&space->bytes_reclaimed, bytes, memory_order_relaxed);
+}
+
+static void evicted_done(struct tdi_doomed_owner *owner, int status, uint64_t refused)
+{
+	tdi_space_part_ends(tdi_container_of(owner, struct td_space, evicted), status,
+			    refused);
+}
+
 static void space_done(struct td_work *work, int status)
 {
 	struct td_space *space = tdi_container_of(work, struct td_space, work);
@@ -112,6 +155,7 @@ static void space_done(struct td_work *work, int status)
 	/* Left where the engine abandoned it, or had no thread to go on with it. */
 	while ((extent = tdi_doom_leftover(&space->doom)) != NULL) {
 		left += extent->length - extent->unmapped;
+		tdi_host_done(extent, status);
 		forget_extent(&space->doom, extent);
 	}
 	if (left > 0 && status != -ECANCELED) {
@@ -120,13 +164,9 @@ static void space_done(struct td_work *work, int status)
 			 "%s",
 			 space->name, (unsigned long long)left, strerrordesc_np(-status));
 	}
-	space->status = status ? status : space->doom.status;
-	space->reclaimed_ns = tdi_sys_now_ns();
 	(void)call_back_first(space); /* abandoned before its first slice */
-	tdi_events_raise(&space->events, TD_EVENT_RECLAIMED);
-	tdi_events_take_calls(&space->events, TD_EVENT_RECLAIMED, call_back_reclaimed,
-			      space);
-	drop_count(space);
+	tdi_space_part_ends(space, status ? status : space->doom.status,
+			    space->doom.refused);
 }
 
 static const struct td_work_ops space_work_ops = {
@@ -144,7 +184,7 @@ int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
 	struct td_space *space;
 	int err = tdi_opts_take(&opts, sizeof(opts), given_opts);
 
-	if (!err && opts.flags != 0)
+	if (!err && (opts.flags & ~(TD_SPACE_DETACH | TD_SPACE_KEEP_SHARED)) != 0)
 		err = -EINVAL;
 	if (!err)
 		err = tdi_engine_resolve(given, &engine);
@@ -164,6 +204,12 @@ int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
 	space->doom.extent_done = forget_extent;
 	space->work.parallel = UINT32_MAX;
 	space->engine = engine;
+	space->flags = opts.flags;
+	space->evicted = (struct tdi_doomed_owner){evicted_released, evicted_done};
+	atomic_init(&space->parts, 1); /* the work */
+	tdi_map_init(&space->map, engine->flavor);
+	pthread_mutex_init(&space->map_lock, NULL);
+	pthread_cond_init(&space->settled, NULL);
 	tdi_engine_get(engine);
 	*ret = space;
 	return 0;
@@ -173,6 +219,9 @@ static void space_free(struct td_space *space)
 {
 	struct td_engine *engine = space->engine;
 
+	tdi_map_destroy(&space->map);
+	pthread_mutex_destroy(&space->map_lock);
+	pthread_cond_destroy(&space->settled);
 	tdi_doom_destroy(&space->doom);
 	free(space);
 	tdi_engine_put(engine);
@@ -213,8 +262,11 @@ TDI_HOT static bool put_user(struct td_space *space)
 		return false;
 	space->put_ns = tdi_sys_now_ns();
 	space->work.cost =
-		atomic_load_explicit(&space->bytes_mapped, memory_order_relaxed);
+		atomic_load_explicit(&space->bytes_mapped, memory_order_relaxed) -
+		atomic_load_explicit(&space->bytes_unmapped, memory_order_relaxed);
 	(void)tdi_work_claim(&space->work);
+	if (tdi_unlikely(space->flags & TD_SPACE_DETACH))
+		tdi_space_detach(space);
 	tdi_events_raise(&space->events, TD_EVENT_GONE);
 	return true;
 }
@@ -283,7 +335,7 @@ int td_space_wait(td_space *space, enum td_event event, int64_t timeout_ns)
 		return -EDEADLK;
 	err = tdi_events_wait(&space->events, event, tdi_sys_deadline(timeout_ns));
 	if (!err && event == TD_EVENT_RECLAIMED)
-		err = space->status;
+		err = final_status(space);
 	return err;
 }
 

@@ -6,7 +6,9 @@
 #include "doom.h"
 #include "engine_internal.h"
 #include "events.h"
+#include "map.h"
 #include "ref.h"
+#include "region_internal.h"
 
 #include <teardown/space.h>
 
@@ -22,6 +24,23 @@ struct td_space {
 	/* Constant after creation. */
 	_Alignas(TDI_CACHE_LINE) struct td_engine *engine; /* holds a reference */
 	char name[TDI_SPACE_NAME_SIZE];
+	unsigned flags; /* enum td_space_flags */
+
+	/*
+	 * Its regions, by address. Read under RCU by those who hold a user. The lock is
+	 * held by those who change it, for look-ups and allocations, never across a
+	 * system call on memory; inside it those of the claims and of the doom are taken.
+	 */
+	struct tdi_map map;
+	pthread_mutex_t map_lock;
+	pthread_cond_t settled; /* a region that was leaving has left, or stays */
+
+	/* What must have ended before its memory is reclaimed: the work below, and each
+	 * range that was evicted before. */
+	_Atomic(uint32_t) parts;
+	_Atomic(int) status;	   /* of those: the first error */
+	_Atomic(uint64_t) refused; /* bytes */
+	struct tdi_doomed_owner evicted;
 
 	struct td_work work;
 	struct tdi_doom doom;
@@ -29,9 +48,8 @@ struct td_space {
 	_Atomic(uint32_t) gone_calls; /* enum tdi_calls: the callbacks for "gone" */
 	/* Written before their event is raised, read after it. */
 	uint64_t put_ns, reclaimed_ns;
-	int status;
 
-	_Atomic(uint64_t) regions, bytes_mapped, bytes_reclaimed;
+	_Atomic(uint64_t) regions, bytes_mapped, bytes_unmapped, bytes_reclaimed;
 };
 
 /* 0; -EINVAL for NULL; -ECHILD. */
@@ -39,5 +57,12 @@ static inline int tdi_space_check(const struct td_space *space)
 {
 	return tdi_likely(space) ? tdi_engine_check(space->engine) : -EINVAL;
 }
+
+/* Another part is to end; it has ended, with what status and how many bytes left. */
+void tdi_space_part_begins(struct td_space *space);
+void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused);
+
+/* Takes all regions out of sight, as far as that can be done. Users are 0. */
+void tdi_space_detach(struct td_space *space);
 
 #endif

@@ -1,14 +1,27 @@
 /* SPDX-License-Identifier: MIT */
-/* Regions of a space: the public calls. */
-#include "region_internal.h"
+/* Regions of a space: mapping, adopting, looking up. */
 #include "space_internal.h"
+
+/* ---- mapping and adopting ---- */
 
 static int add(td_space *space, struct tdi_region *region)
 {
+	int err;
+
+	region->space = space;
+	if (space->flags & TD_SPACE_KEEP_SHARED)
+		region->extent.backing.flags &= ~(unsigned)TDI_EXTENT_EXCLUSIVE;
+	pthread_mutex_lock(&space->map_lock);
+	/* The claim keeps others away: those who are in the map have a claim, too. */
+	err = tdi_map_insert(&space->map, &region->item);
+	if (!err)
+		tdi_doom_add(&space->doom, &region->extent);
+	pthread_mutex_unlock(&space->map_lock);
+	if (err)
+		return err;
 	atomic_fetch_add_explicit(&space->regions, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&space->bytes_mapped, region->extent.length,
 				  memory_order_relaxed);
-	tdi_doom_add(&space->doom, &region->extent);
 	return 0;
 }
 
@@ -30,14 +43,22 @@ int td_region_map(td_space *space, size_t length, const struct td_region_opts *g
 {
 	struct td_region_opts opts = {0};
 	struct tdi_region *region;
+	uintptr_t start;
 	int err = enter(space, given, &opts);
 
 	if (!err)
 		err = tdi_region_map(length, &opts, &region);
 	if (err)
 		return err;
-	*ret = (void *)region->extent.start;
-	return add(space, region);
+	start = region->item.start;
+	err = add(space, region);
+	if (err) {
+		(void)tdi_region_unmap(region, start, length);
+		tdi_region_free(region);
+		return err;
+	}
+	*ret = (void *)start;
+	return 0;
 }
 
 int td_region_adopt(td_space *space, void *addr, size_t length,
@@ -49,5 +70,72 @@ int td_region_adopt(td_space *space, void *addr, size_t length,
 
 	if (!err)
 		err = tdi_region_adopt(addr, length, &opts, &region);
-	return err ? err : add(space, region);
+	if (err)
+		return err;
+	err = add(space, region);
+	if (err)
+		tdi_region_free(region);
+	return err;
+}
+
+/* ---- looking up ---- */
+
+/* The space's nodes are freed without a grace period once users are 0. (B4) */
+static inline void check_user(const struct td_space *space)
+{
+#ifdef TDI_DEBUG
+	if (tdi_ref_read(&((struct td_space *)(uintptr_t)space)->users) == 0)
+		tdi_die("space '%s': looked up by a caller without a user", space->name);
+#else
+	(void)space;
+#endif
+}
+
+static const struct tdi_region *region_of(const struct tdi_map_item *item)
+{
+	return tdi_container_of(item, struct tdi_region, item);
+}
+
+/* False: it is being unmapped. */
+static bool describe(const struct td_space *space, const struct tdi_region *region,
+		     struct td_region_info *ret)
+{
+	/* Relaxed: those who see it early miss nothing that was theirs to see. */
+	bool here = !atomic_load_explicit(&region->leaving, memory_order_relaxed);
+
+	if (tdi_likely(here))
+		tdi_region_describe(region, ret);
+	tdi_tsan_release((void *)(uintptr_t)space);
+	return here;
+}
+
+int td_region_lookup(td_space *space, const void *addr, struct td_region_info *ret)
+{
+	const struct tdi_map_item *item;
+	int err = ret ? tdi_space_check(space) : -EINVAL;
+
+	if (tdi_unlikely(err))
+		return err;
+	check_user(space);
+	item = tdi_map_find(&space->map, (uintptr_t)addr);
+	return item && describe(space, region_of(item), ret) ? 0 : -ENOENT;
+}
+
+int td_region_walk(td_space *space, const void *addr, td_region_fn *fn, void *arg)
+{
+	const struct tdi_map_item *item;
+	uintptr_t from = (uintptr_t)addr;
+	int err = fn ? tdi_space_check(space) : -EINVAL;
+
+	if (err)
+		return err;
+	check_user(space);
+	while (!err && (item = tdi_map_at_or_after(&space->map, from)) != NULL) {
+		struct td_region_info info;
+
+		from = item->end;
+		if (describe(space, region_of(item), &info))
+			err = fn(&info, arg);
+	}
+	return err;
 }

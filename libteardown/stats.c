@@ -59,7 +59,7 @@ int td_space_stats(td_space *space, struct td_space_stats *ret)
 		.bytes_mapped = mapped,
 		.bytes_pending = gone && !reclaimed ? mapped - released : 0,
 		.bytes_reclaimed = released,
-		.bytes_refused = reclaimed ? space->doom.refused : 0,
+		.bytes_refused = reclaimed ? load(&space->refused) : 0,
 		.slices = atomic_load_explicit(&space->work.tdi_slices,
 					       memory_order_relaxed),
 		.cpu_ns = load(&space->work.tdi_cpu_ns),

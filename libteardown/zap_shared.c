@@ -81,6 +81,22 @@ static void scrub(const struct tdi_extent *extent, uintptr_t start, size_t lengt
 			 (unsigned long)(start + length), strerrordesc_np(-err));
 }
 
+/* A step that takes long holds up nobody but the caller, who has to wait anyway. */
+#define PUNCH_STEP ((uint64_t)1 << 30)
+
+int tdi_shared_punch(const struct tdi_backing *backing, uint64_t length)
+{
+	int err = 0;
+
+	for (uint64_t done = 0; !err && done < length; done += PUNCH_STEP) {
+		uint64_t left = length - done;
+
+		err = tdi_sys_punch_hole(backing->fd, backing->offset + done,
+					 left < PUNCH_STEP ? left : PUNCH_STEP);
+	}
+	return err;
+}
+
 static int shared_zap(const struct tdi_extent *extent, uintptr_t start, size_t length)
 {
 	int err;

@@ -41,7 +41,7 @@ static void release_unclaimed(void *arg)
 START_TEST(releasing_what_is_not_claimed_aborts)
 {
 	tdt_expect_death(release_unclaimed, NULL,
-			 "range 0x1000-0x2000: released but not");
+			 "range 0x1000-0x2000: not claimed");
 }
 END_TEST
 

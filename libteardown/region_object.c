@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+/* The life of a region's descriptor: made, cut, freed. */
+#include "region_internal.h"
+#include "sys.h"
+
+#include <stdlib.h>
+#include <urcu/flavor.h>
+
+/* ---- descriptors ---- */
+
+static void files_put(struct tdi_region_files *files)
+{
+	/* acq_rel: whoever closes has the others' use behind him. */
+	if (!files ||
+	    atomic_fetch_sub_explicit(&files->regions, 1, memory_order_acq_rel) > 1)
+		return;
+	if (files->fd >= 0)
+		(void)tdi_sys_close(files->fd);
+	if (files->uffd >= 0)
+		(void)tdi_sys_close(files->uffd);
+	free(files);
+}
+
+static int duplicate(int fd, int *ret)
+{
+	int copy = tdi_sys_dup_cloexec(fd);
+
+	if (copy < 0)
+		return copy;
+	*ret = copy;
+	return 0;
+}
+
+/* Does the release need the file, when it is unmapped by and by? */
+static bool needs_fd(const struct td_region_opts *opts)
+{
+	return (opts->flags & TD_REGION_FD) &&
+	       (opts->flags & (TD_REGION_EXCLUSIVE | TD_REGION_SCRUB));
+}
+
+static int files_new(const struct td_region_opts *opts, struct tdi_region_files **ret)
+{
+	struct tdi_region_files *files;
+	int err = 0;
+
+	if (!needs_fd(opts) && !(opts->flags & TD_REGION_UFFD)) {
+		*ret = NULL;
+		return 0;
+	}
+	files = malloc(sizeof(*files));
+	if (!files)
+		return -ENOMEM;
+	*files = (struct tdi_region_files){.regions = 1, .fd = -1, .uffd = -1};
+	if (needs_fd(opts))
+		err = duplicate(opts->fd, &files->fd);
+	if (!err && (opts->flags & TD_REGION_UFFD))
+		err = duplicate(opts->uffd, &files->uffd);
+	if (err) {
+		files_put(files);
+		return err;
+	}
+	*ret = files;
+	return 0;
+}
+
+/* ---- what it is made of ---- */
+
+static const struct tdi_kind *kind_of(enum td_kind kind)
+{
+	switch (kind) {
+	case TD_KIND_ANON:
+		break;
+	case TD_KIND_HUGETLB:
+		return &tdi_kind_hugetlb;
+	case TD_KIND_SHARED:
+		return &tdi_kind_shared;
+	case TD_KIND_FILE:
+		return &tdi_kind_file;
+	case TD_KIND_DEVICE:
+		return &tdi_kind_device;
+	}
+	return &tdi_kind_anon;
+}
+
+static struct tdi_backing backing_of(const struct td_region_opts *opts,
+				     const struct tdi_region_files *files)
+{
+	struct tdi_backing backing = {
+		.kind = kind_of(opts->kind),
+		.ops = opts->ops,
+		.fd = files ? files->fd : -1,
+		.uffd = files ? files->uffd : -1,
+		.offset = opts->offset,
+		.huge_page = opts->huge_page_size,
+	};
+
+	if (opts->flags & TD_REGION_LOCKED)
+		backing.flags |= TDI_EXTENT_LOCKED;
+	if (opts->flags & TD_REGION_EXCLUSIVE)
+		backing.flags |= TDI_EXTENT_EXCLUSIVE;
+	if (opts->flags & TD_REGION_SCRUB)
+		backing.flags |= TDI_EXTENT_SCRUB;
+	return backing;
+}
+
+static void set_up(struct tdi_region *region, uintptr_t start, uintptr_t end,
+		   const struct tdi_backing *backing)
+{
+	region->item = (struct tdi_map_item){start, end};
+	region->range = (struct tdi_range){start, end, false};
+	tdi_extent_init(&region->extent, backing, start, end - start);
+}
+
+int tdi_region_new(uintptr_t start, size_t length, const struct td_region_opts *opts,
+		   struct tdi_region **ret)
+{
+	struct tdi_region *region = calloc(1, sizeof(*region));
+	struct tdi_backing backing;
+	int err = region ? files_new(opts, &region->files) : -ENOMEM;
+
+	if (!err) {
+		backing = backing_of(opts, region->files);
+		set_up(region, start, start + length, &backing);
+		region->kind = opts->kind;
+		region->flags = opts->flags;
+		region->ops = opts->ops;
+		err = tdi_ranges_claim(&region->range);
+		if (err)
+			files_put(region->files);
+	}
+	if (err) {
+		free(region);
+		return err;
+	}
+	*ret = region;
+	return 0;
+}
+
+/* ---- cutting ---- */
+
+static struct tdi_region *part(const struct tdi_region *region, uintptr_t start,
+			       uintptr_t end)
+{
+	struct tdi_region *made = malloc(sizeof(*made));
+	struct tdi_backing backing = region->extent.backing;
+
+	if (!made)
+		return NULL;
+	*made = *region;
+	backing.offset += start - region->item.start;
+	set_up(made, start, end, &backing);
+	return made;
+}
+
+int tdi_region_cut(struct tdi_region *region, uintptr_t at, struct tdi_region **left,
+		   struct tdi_region **right)
+{
+	struct tdi_region *first = part(region, region->item.start, at);
+	struct tdi_region *second = part(region, at, region->item.end);
+	int err = first && second ? 0 : -ENOMEM;
+
+	if (!err)
+		err = tdi_ranges_split(&region->range, at, &second->range);
+	if (err) {
+		free(first);
+		free(second);
+		return err;
+	}
+	tdi_ranges_hand_over(&region->range, &first->range);
+	if (region->files) /* two parts in place of one */
+		atomic_fetch_add_explicit(&region->files->regions, 1,
+					  memory_order_relaxed);
+	region->files = NULL;
+	*left = first;
+	*right = second;
+	return 0;
+}
+
+void tdi_region_uncut(struct tdi_region *region, struct tdi_region *left,
+		      struct tdi_region *right)
+{
+	tdi_ranges_release(&right->range);
+	region->range = (struct tdi_range){region->item.start, region->item.end, false};
+	tdi_ranges_hand_over(&left->range, &region->range);
+	region->files = left->files;
+	if (region->files)
+		atomic_fetch_sub_explicit(&region->files->regions, 1,
+					  memory_order_relaxed);
+	free(left);
+	free(right);
+}
+
+/* ---- the end ---- */
+
+int tdi_region_unmap(struct tdi_region *region, uintptr_t start, size_t length)
+{
+	/* Moved away: nobody claims its place in quarantine. */
+	if (region->range.end == region->range.start)
+		return tdi_sys_munmap((void *)start, length);
+	return tdi_ranges_unmap(&region->range, start, length);
+}
+
+void tdi_region_unclaim(struct tdi_region *region)
+{
+	if (region->range.end != region->range.start)
+		tdi_ranges_release(&region->range);
+}
+
+void tdi_region_free(struct tdi_region *region)
+{
+	tdi_region_unclaim(region);
+	files_put(region->files);
+	free(region);
+}
+
+static void free_retired(struct rcu_head *head)
+{
+	struct tdi_region *region = tdi_container_of(head, struct tdi_region, rcu);
+
+	tdi_tsan_acquire(region->space);
+	free(region);
+}
+
+void tdi_region_retire(struct tdi_region *region, const struct rcu_flavor_struct *flavor)
+{
+	tdi_region_unclaim(region);
+	files_put(region->files);
+	flavor->update_call_rcu(&region->rcu, free_retired);
+}
+
+void tdi_region_describe(const struct tdi_region *region, struct td_region_info *ret)
+{
+	*ret = (struct td_region_info){
+		.addr = (void *)region->item.start,
+		.length = region->item.end - region->item.start,
+		.kind = region->kind,
+		.flags = region->flags,
+		.ops = region->ops,
+	};
+}

@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * td_region_unmap:
+ *
+ *   1  Under the lock of the map: wait until nothing in the range is leaving already,
+ * look whether it may be unmapped, cut what sticks out, mark the rest as leaving.
+ * Whatever was seen before a wait is looked at again after it (D8). 2  Without it:
+ * prepare the host, take the memory out of sight. Look-ups do not find the regions any
+ * more; maps of the same place wait for the claims. 3  Under it again: take them out of
+ * the map, or let them stay where the kernel or the host refused. Descriptors are freed a
+ * grace period later.
+ */
+#include "evict.h"
+#include "host.h"
+#include "space_internal.h"
+#include "sys.h"
+
+#include <string.h>
+
+static struct tdi_region *region_at_or_after(struct td_space *space, uintptr_t addr,
+					     uintptr_t end)
+{
+	struct tdi_map_item *item = tdi_map_at_or_after(&space->map, addr);
+
+	return item && item->start < end ? tdi_container_of(item, struct tdi_region, item)
+					 : NULL;
+}
+
+/* ---- step one ---- */
+
+static int may_cut(const struct tdi_region *region, uintptr_t start, uintptr_t end)
+{
+	size_t huge_page = region->extent.backing.huge_page;
+	bool head = region->item.start<start, tail = region->item.end> end;
+
+	if (!head && !tail)
+		return 0;
+	if (region->ops)
+		return -EOPNOTSUPP;
+	if (huge_page && ((head && !tdi_is_aligned(start, huge_page)) ||
+			  (tail && !tdi_is_aligned(end, huge_page))))
+		return -EINVAL;
+	return 0;
+}
+
+static int check(struct td_space *space, uintptr_t start, uintptr_t end)
+{
+	uintptr_t at = start;
+	struct tdi_region *region;
+
+	while ((region = region_at_or_after(space, at, end)) != NULL) {
+		int err;
+
+		if (atomic_load_explicit(&region->leaving, memory_order_relaxed)) {
+			pthread_cond_wait(&space->settled, &space->map_lock);
+			at = start;
+			continue;
+		}
+		err = may_cut(region, start, end);
+		if (err)
+			return err;
+		at = region->item.end;
+	}
+	return 0;
+}
+
+/* Cuts the region that lies across an address, if one does. */
+static int cut_at(struct td_space *space, uintptr_t at)
+{
+	struct tdi_map_item *item = tdi_map_find(&space->map, at);
+	struct tdi_region *region = tdi_container_of(item, struct tdi_region, item);
+	struct tdi_region *left, *right;
+	int err;
+
+	if (!item || item->start == at)
+		return 0;
+	err = tdi_region_cut(region, at, &left, &right);
+	if (err)
+		return err;
+	err = tdi_map_split(&space->map, &region->item, &left->item, &right->item);
+	if (err) {
+		tdi_region_uncut(region, left, right);
+		return err;
+	}
+	tdi_doom_remove(&space->doom, &region->extent);
+	tdi_doom_add(&space->doom, &left->extent);
+	tdi_doom_add(&space->doom, &right->extent);
+	atomic_fetch_add_explicit(&space->regions, 1, memory_order_relaxed);
+	tdi_region_retire(region, space->engine->flavor);
+	return 0;
+}
+
+/* All that is in the range, in order. */
+static struct tdi_region *collect(struct td_space *space, uintptr_t start, uintptr_t end)
+{
+	struct tdi_region *first = NULL, **last = &first, *region;
+
+	while ((region = region_at_or_after(space, start, end)) != NULL) {
+		start = region->item.end;
+		/* Relaxed: see td_region_lookup. */
+		atomic_store_explicit(&region->leaving, true, memory_order_relaxed);
+		tdi_doom_remove(&space->doom, &region->extent);
+		tdi_ranges_leave(&region->range);
+		region->next = NULL;
+		*last = region;
+		last = &region->next;
+	}
+	return first;
+}
+
+/* ---- step two: a run of neighbours that are of one kind and leave as one ---- */
+
+struct run {
+	struct tdi_region *first, *end; /* regions, end not included */
+	struct tdi_extent extent;
+	bool alone; /* one that has something of its own to look after */
+};
+
+static bool needs_care(const struct tdi_region *region)
+{
+	return region->kind != TD_KIND_ANON || region->ops || region->files ||
+	       region->extent.backing.flags != 0;
+}
+
+static void next_run(struct tdi_region *first, struct run *run)
+{
+	struct tdi_region *last = first;
+
+	run->first = first;
+	run->alone = needs_care(first);
+	while (!run->alone && last->next && last->next->item.start == last->item.end &&
+	       !needs_care(last->next))
+		last = last->next;
+	run->end = last->next;
+	tdi_extent_init(&run->extent, &first->extent.backing, first->item.start,
+			last->item.end - first->item.start);
+	run->extent.prepared = first->extent.prepared;
+}
+
+static void hold_no_more(struct tdi_region *region)
+{
+	/* acq_rel: what the other holder did with it comes before it is freed. */
+	if (atomic_fetch_sub_explicit(&region->holders, 1, memory_order_acq_rel) == 1)
+		tdi_region_retire(region, region->space->engine->flavor);
+}
+
+static void region_released(struct tdi_doomed_owner *owner, uint64_t bytes)
+{
+	struct tdi_region *region = tdi_container_of(owner, struct tdi_region, owner);
+
+	region->space->evicted.released(&region->space->evicted, bytes);
+}
+
+static void region_done(struct tdi_doomed_owner *owner, int status, uint64_t refused)
+{
+	struct tdi_region *region = tdi_container_of(owner, struct tdi_region, owner);
+	struct td_space *space = region->space;
+
+	hold_no_more(region);
+	tdi_space_part_ends(space, status, refused);
+}
+
+static int evict_run(struct td_space *space, struct run *run, bool *single)
+{
+	struct tdi_region *first = run->first;
+	struct tdi_evict evict = {
+		.engine = space->engine,
+		.name = space->name,
+		.owner = run->alone ? &first->owner : &space->evicted,
+		.extent = &run->extent,
+		.known = true,
+		.any_size = first->kind == TD_KIND_DEVICE,
+	};
+	int err;
+
+	first->owner = (struct tdi_doomed_owner){region_released, region_done};
+	/* Relaxed: the reapers get to see it by the queue. */
+	atomic_store_explicit(&first->holders, run->alone ? 2 : 1, memory_order_relaxed);
+	tdi_space_part_begins(space);
+	err = tdi_evict(&evict);
+	if (!err)
+		return 0;
+	/* Not the last part: the space has users. */
+	atomic_fetch_sub_explicit(&space->parts, 1, memory_order_relaxed);
+	atomic_store_explicit(&first->holders, 1, memory_order_relaxed);
+	*single = evict.single;
+	return err;
+}
+
+/* The device's own way, from the beginning to the end, in the caller. */
+static int release_device(struct td_space *space, struct run *run)
+{
+	uint64_t pause_ns = 0;
+	struct tdi_extent *left;
+	struct tdi_doom doom;
+	int err, result;
+
+	tdi_doom_init(&doom, space->name);
+	tdi_doom_add(&doom, &run->extent);
+	do {
+		struct td_slice slice = {
+			.deadline_ns = tdi_sys_deadline((int64_t)space->engine->slice_ns),
+			.target_ns = space->engine->slice_ns,
+		};
+
+		result = tdi_doom_slice(&doom, &slice);
+		if (result != TD_WORK_LATER) {
+			pause_ns = 0;
+			continue;
+		}
+		pause_ns = tdi_queue_next_pause(pause_ns);
+		if (pause_ns >= 1000000000u)
+			break;
+		tdi_sys_pause(pause_ns);
+	} while (result != TD_WORK_DONE);
+	left = tdi_doom_leftover(&doom);
+	err = left ? -ENOMEM : doom.status;
+	tdi_doom_destroy(&doom);
+	return err;
+}
+
+static int unmap_run(struct td_space *space, struct run *run, bool single)
+{
+	const struct tdi_extent *extent = &run->extent;
+	const struct tdi_backing *backing = &extent->backing;
+	int err;
+
+	if (backing->kind->release)
+		return release_device(space, run);
+	/* The old contents are to be gone whatever happens then. */
+	if (backing->flags & TDI_EXTENT_SCRUB)
+		(void)backing->kind->zap(extent, extent->start, extent->length);
+	if (single)
+		err = tdi_unmap_in_steps(extent->start, extent->length,
+					 backing->huge_page, space->engine->slice_ns);
+	else
+		err = tdi_sys_munmap((void *)extent->start, extent->length);
+	/* Sealed memory cannot be punched; it goes with its last descriptor. */
+	if (!err && (backing->flags & TDI_EXTENT_EXCLUSIVE) && backing->fd >= 0)
+		(void)tdi_shared_punch(backing, extent->length);
+	if (!err)
+		tdi_host_done(extent, 0);
+	return err;
+}
+
+/* *reclaimed: bytes that are back already. */
+static int take_away(struct td_space *space, struct run *run, uint64_t *reclaimed)
+{
+	struct tdi_region *first = run->first;
+	bool single = false;
+	int err;
+
+	*reclaimed = 0;
+	atomic_store_explicit(&first->holders, 1, memory_order_relaxed);
+	if (run->alone) {
+		/* How far that gets is kept, should the region stay. */
+		err = tdi_extent_prepare(&first->extent, space->name);
+		first->extent.failures = 0;
+		run->extent.prepared = first->extent.prepared;
+		if (err)
+			return err;
+	}
+	if (first->kind == TD_KIND_DEVICE ||
+	    run->extent.length >= atomic_load_explicit(&space->engine->munmap_threshold,
+						       memory_order_relaxed)) {
+		err = evict_run(space, run, &single);
+		if (!err)
+			return 0;
+	}
+	err = unmap_run(space, run, single);
+	if (!err)
+		*reclaimed = run->extent.length;
+	return err;
+}
+
+/* ---- step three ---- */
+
+static void run_stays(struct td_space *space, const struct run *run)
+{
+	pthread_mutex_lock(&space->map_lock);
+	for (struct tdi_region *region = run->first; region != run->end;
+	     region = region->next) {
+		tdi_doom_add(&space->doom, &region->extent);
+		atomic_store_explicit(&region->leaving, false, memory_order_relaxed);
+		tdi_ranges_stay(&region->range);
+	}
+	pthread_cond_broadcast(&space->settled);
+	pthread_mutex_unlock(&space->map_lock);
+}
+
+static void run_has_left(struct td_space *space, const struct run *run)
+{
+	struct tdi_region *region, *next;
+
+	pthread_mutex_lock(&space->map_lock);
+	for (region = run->first; region != run->end; region = region->next) {
+		tdi_map_remove(&space->map, &region->item);
+		atomic_fetch_sub_explicit(&space->regions, 1, memory_order_relaxed);
+	}
+	pthread_cond_broadcast(&space->settled);
+	pthread_mutex_unlock(&space->map_lock);
+	/* Out of the map first: whoever waits for a claim will want to get in there. */
+	for (region = run->first; region != run->end; region = next) {
+		next = region->next;
+		tdi_region_unclaim(region);
+		if (run->alone)
+			hold_no_more(region);
+		else
+			tdi_region_retire(region, space->engine->flavor);
+	}
+}
+
+int td_region_unmap(td_space *space, void *addr, size_t length)
+{
+	uintptr_t start = (uintptr_t)addr, end = start + length;
+	struct tdi_region *region;
+	int err = tdi_space_check(space), first_error = 0;
+
+	if (!err && !tdi_region_range_is_sound(start, length))
+		err = -EINVAL;
+	if (!err && tdi_ref_read(&space->users) == 0)
+		err = -ENXIO;
+	if (err)
+		return err;
+
+	pthread_mutex_lock(&space->map_lock);
+	err = check(space, start, end);
+	if (!err)
+		err = cut_at(space, start);
+	if (!err)
+		err = cut_at(space, end);
+	region = err ? NULL : collect(space, start, end);
+	pthread_mutex_unlock(&space->map_lock);
+
+	while (region) {
+		uint64_t bytes, reclaimed;
+		struct run run;
+
+		next_run(region, &run);
+		bytes = run.extent.length;
+		region = run.end;
+		err = take_away(space, &run, &reclaimed);
+		if (err) {
+			run_stays(space, &run);
+			first_error = first_error ? first_error : err;
+			err = 0;
+			continue;
+		}
+		run_has_left(space, &run);
+		atomic_fetch_add_explicit(&space->bytes_unmapped, bytes,
+					  memory_order_relaxed);
+		atomic_fetch_add_explicit(&space->bytes_reclaimed, reclaimed,
+					  memory_order_relaxed);
+	}
+	return err ? err : first_error;
+}
+
+/* ---- all of it ---- */
+
+void tdi_space_detach(struct td_space *space)
+{
+	struct tdi_extent *extent = space->doom.live, *first = extent;
+
+	/* No lock: there are no users. */
+	for (; extent; extent = extent->next == first ? NULL : extent->next) {
+		struct tdi_region *region =
+			tdi_container_of(extent, struct tdi_region, extent);
+		struct tdi_evict evict = {
+			.engine = space->engine, .extent = extent, .known = true};
+		struct tdi_quarantine quarantine;
+
+		if (region->ops || extent->backing.uffd >= 0)
+			continue;
+		tdi_ranges_leave(&region->range);
+		if (tdi_evict_detach(&evict, &quarantine)) {
+			tdi_ranges_stay(&region->range);
+			continue;
+		}
+		extent->start = quarantine.start;
+		tdi_region_unclaim(region);
+		if (!tdi_detach_trim(&quarantine, extent->length))
+			tdi_warn("space '%s': address space around %#lx-%#lx stays "
+				 "reserved",
+				 space->name, (unsigned long)quarantine.reserved,
+				 (unsigned long)quarantine.reserved_end);
+	}
+}
