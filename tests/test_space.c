@@ -95,7 +95,7 @@ START_TEST(bad_options_are_refused)
 	} newer = {{.size = sizeof(newer)}, 1};
 	td_space *made = (void *)1;
 
-	ck_assert_int_eq(td_space_create(engine, TD_SPACE_OPTS(.flags = 1), &made),
+	ck_assert_int_eq(td_space_create(engine, TD_SPACE_OPTS(.flags = 1u << 31), &made),
 			 -EINVAL);
 	ck_assert_int_eq(td_space_create(engine, &too_small, &made), -EINVAL);
 	ck_assert_int_eq(td_space_create(engine, &newer.opts, &made), -E2BIG);
