@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "cells.h"
 #include "detach.h"
 #include "engine_internal.h"
 #include "nodes.h"
@@ -29,10 +30,12 @@ static void before_fork(void)
 	pthread_mutex_lock(&default_lock);
 	tdi_ranges_before_fork();
 	tdi_detach_before_fork();
+	tdi_cells_before_fork();
 }
 
 static void after_fork_in_parent(void)
 {
+	tdi_cells_after_fork();
 	tdi_detach_after_fork();
 	tdi_ranges_after_fork(false);
 	pthread_mutex_unlock(&default_lock);
@@ -40,6 +43,7 @@ static void after_fork_in_parent(void)
 
 static void after_fork_in_child(void)
 {
+	tdi_cells_after_fork();
 	tdi_detach_after_fork();
 	tdi_ranges_after_fork(true);
 	pthread_mutex_unlock(&default_lock);

@@ -230,11 +230,11 @@ static int find_huge_page(const struct tdi_vma *vma, void *arg)
 /* Shared memory may be of huge pages, too: asked for, since no option says so. */
 static int set_huge_page(struct tdi_region *region)
 {
-	uintptr_t start = region->item.start, end = region->item.end;
+	uintptr_t start = region->tag->item.start, end = region->tag->item.end;
 	struct tdi_backing backing = region->extent.backing;
 	int err;
 
-	if (region->kind != TD_KIND_SHARED && region->kind != TD_KIND_FILE)
+	if (region->tag->kind != TD_KIND_SHARED && region->tag->kind != TD_KIND_FILE)
 		return 0;
 	err = tdi_vma_walk(start, end, find_huge_page, &backing.huge_page);
 	if (err)

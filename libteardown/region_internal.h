@@ -16,16 +16,24 @@ struct tdi_region_files {
 	int fd, uffd; /* -1: none */
 };
 
-struct tdi_region {
-	/* What look-ups read. Constant once it can be found, but for leaving. */
+/*
+ * What look-ups read, apart from all the rest: tags of thousands of regions lie close
+ * together, so that finding one costs few cache lines. Constant once it can be found, but
+ * for leaving.
+ */
+struct tdi_region_tag {
 	struct tdi_map_item item;
+	const struct td_region_ops *ops;
+	struct tdi_region *region;
 	enum td_kind kind;
 	unsigned flags;
-	const struct td_region_ops *ops;
 	/* It is being unmapped: look-ups do not find it any more, and its place is taken
 	 * until the kernel has decided. Written under the space's lock. */
 	_Atomic(bool) leaving;
+};
 
+struct tdi_region {
+	struct tdi_region_tag *tag;
 	struct tdi_extent extent;
 	struct tdi_range range; /* claimed as far as it is mapped; empty when it is not */
 	struct tdi_region_files *files; /* or NULL */
@@ -76,6 +84,11 @@ void tdi_region_free(struct tdi_region *region);
 void tdi_region_retire(struct tdi_region *region, const struct rcu_flavor_struct *flavor);
 
 /* Fills in what look-ups tell. */
-void tdi_region_describe(const struct tdi_region *region, struct td_region_info *ret);
+void tdi_region_describe(const struct tdi_region_tag *tag, struct td_region_info *ret);
+
+static inline struct tdi_region_tag *tdi_region_tag_of(struct tdi_map_item *item)
+{
+	return tdi_container_of(item, struct tdi_region_tag, item);
+}
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The life of a region's descriptor: made, cut, freed. */
+#include "cells.h"
 #include "region_internal.h"
 #include "sys.h"
 
@@ -106,30 +107,52 @@ static struct tdi_backing backing_of(const struct td_region_opts *opts,
 static void set_up(struct tdi_region *region, uintptr_t start, uintptr_t end,
 		   const struct tdi_backing *backing)
 {
-	region->item = (struct tdi_map_item){start, end};
+	region->tag->item = (struct tdi_map_item){start, end};
+	region->tag->region = region;
 	region->range = (struct tdi_range){start, end, false};
 	tdi_extent_init(&region->extent, backing, start, end - start);
+}
+
+_Static_assert(sizeof(struct tdi_region_tag) <= TDI_CELL_SIZE, "a tag fits into a cell");
+
+static void region_dealloc(struct tdi_region *region)
+{
+	if (region)
+		tdi_cells_free(region->tag);
+	free(region);
+}
+
+static struct tdi_region *region_alloc(void)
+{
+	struct tdi_region *region = calloc(1, sizeof(*region));
+
+	if (region)
+		region->tag = tdi_cells_alloc();
+	if (region && region->tag)
+		return region;
+	region_dealloc(region);
+	return NULL;
 }
 
 int tdi_region_new(uintptr_t start, size_t length, const struct td_region_opts *opts,
 		   struct tdi_region **ret)
 {
-	struct tdi_region *region = calloc(1, sizeof(*region));
+	struct tdi_region *region = region_alloc();
 	struct tdi_backing backing;
 	int err = region ? files_new(opts, &region->files) : -ENOMEM;
 
 	if (!err) {
 		backing = backing_of(opts, region->files);
 		set_up(region, start, start + length, &backing);
-		region->kind = opts->kind;
-		region->flags = opts->flags;
-		region->ops = opts->ops;
+		region->tag->kind = opts->kind;
+		region->tag->flags = opts->flags;
+		region->tag->ops = opts->ops;
 		err = tdi_ranges_claim(&region->range);
 		if (err)
 			files_put(region->files);
 	}
 	if (err) {
-		free(region);
+		region_dealloc(region);
 		return err;
 	}
 	*ret = region;
@@ -141,13 +164,15 @@ int tdi_region_new(uintptr_t start, size_t length, const struct td_region_opts *
 static struct tdi_region *part(const struct tdi_region *region, uintptr_t start,
 			       uintptr_t end)
 {
-	struct tdi_region *made = malloc(sizeof(*made));
+	struct tdi_region *made = region_alloc();
 	struct tdi_backing backing = region->extent.backing;
 
 	if (!made)
 		return NULL;
-	*made = *region;
-	backing.offset += start - region->item.start;
+	made->files = region->files;
+	made->space = region->space;
+	*made->tag = *region->tag;
+	backing.offset += start - region->tag->item.start;
 	set_up(made, start, end, &backing);
 	return made;
 }
@@ -155,15 +180,15 @@ static struct tdi_region *part(const struct tdi_region *region, uintptr_t start,
 int tdi_region_cut(struct tdi_region *region, uintptr_t at, struct tdi_region **left,
 		   struct tdi_region **right)
 {
-	struct tdi_region *first = part(region, region->item.start, at);
-	struct tdi_region *second = part(region, at, region->item.end);
+	struct tdi_region *first = part(region, region->tag->item.start, at);
+	struct tdi_region *second = part(region, at, region->tag->item.end);
 	int err = first && second ? 0 : -ENOMEM;
 
 	if (!err)
 		err = tdi_ranges_split(&region->range, at, &second->range);
 	if (err) {
-		free(first);
-		free(second);
+		region_dealloc(first);
+		region_dealloc(second);
 		return err;
 	}
 	tdi_ranges_hand_over(&region->range, &first->range);
@@ -180,14 +205,15 @@ void tdi_region_uncut(struct tdi_region *region, struct tdi_region *left,
 		      struct tdi_region *right)
 {
 	tdi_ranges_release(&right->range);
-	region->range = (struct tdi_range){region->item.start, region->item.end, false};
+	region->range =
+		(struct tdi_range){region->tag->item.start, region->tag->item.end, false};
 	tdi_ranges_hand_over(&left->range, &region->range);
 	region->files = left->files;
 	if (region->files)
 		atomic_fetch_sub_explicit(&region->files->regions, 1,
 					  memory_order_relaxed);
-	free(left);
-	free(right);
+	region_dealloc(left);
+	region_dealloc(right);
 }
 
 /* ---- the end ---- */
@@ -210,7 +236,7 @@ void tdi_region_free(struct tdi_region *region)
 {
 	tdi_region_unclaim(region);
 	files_put(region->files);
-	free(region);
+	region_dealloc(region);
 }
 
 static void free_retired(struct rcu_head *head)
@@ -218,7 +244,7 @@ static void free_retired(struct rcu_head *head)
 	struct tdi_region *region = tdi_container_of(head, struct tdi_region, rcu);
 
 	tdi_tsan_acquire(region->space);
-	free(region);
+	region_dealloc(region);
 }
 
 void tdi_region_retire(struct tdi_region *region, const struct rcu_flavor_struct *flavor)
@@ -228,13 +254,13 @@ void tdi_region_retire(struct tdi_region *region, const struct rcu_flavor_struct
 	flavor->update_call_rcu(&region->rcu, free_retired);
 }
 
-void tdi_region_describe(const struct tdi_region *region, struct td_region_info *ret)
+void tdi_region_describe(const struct tdi_region_tag *tag, struct td_region_info *ret)
 {
 	*ret = (struct td_region_info){
-		.addr = (void *)region->item.start,
-		.length = region->item.end - region->item.start,
-		.kind = region->kind,
-		.flags = region->flags,
-		.ops = region->ops,
+		.addr = (void *)tag->item.start,
+		.length = tag->item.end - tag->item.start,
+		.kind = tag->kind,
+		.flags = tag->flags,
+		.ops = tag->ops,
 	};
 }

@@ -13,7 +13,7 @@ static int add(td_space *space, struct tdi_region *region)
 		region->extent.backing.flags &= ~(unsigned)TDI_EXTENT_EXCLUSIVE;
 	pthread_mutex_lock(&space->map_lock);
 	/* The claim keeps others away: those who are in the map have a claim, too. */
-	err = tdi_map_insert(&space->map, &region->item);
+	err = tdi_map_insert(&space->map, &region->tag->item);
 	if (!err)
 		tdi_doom_add(&space->doom, &region->extent);
 	pthread_mutex_unlock(&space->map_lock);
@@ -50,7 +50,7 @@ int td_region_map(td_space *space, size_t length, const struct td_region_opts *g
 		err = tdi_region_map(length, &opts, &region);
 	if (err)
 		return err;
-	start = region->item.start;
+	start = region->tag->item.start;
 	err = add(space, region);
 	if (err) {
 		(void)tdi_region_unmap(region, start, length);
@@ -91,39 +91,34 @@ static inline void check_user(const struct td_space *space)
 #endif
 }
 
-static const struct tdi_region *region_of(const struct tdi_map_item *item)
-{
-	return tdi_container_of(item, struct tdi_region, item);
-}
-
 /* False: it is being unmapped. */
-static bool describe(const struct td_space *space, const struct tdi_region *region,
+static bool describe(const struct td_space *space, const struct tdi_region_tag *tag,
 		     struct td_region_info *ret)
 {
 	/* Relaxed: those who see it early miss nothing that was theirs to see. */
-	bool here = !atomic_load_explicit(&region->leaving, memory_order_relaxed);
+	bool here = !atomic_load_explicit(&tag->leaving, memory_order_relaxed);
 
 	if (tdi_likely(here))
-		tdi_region_describe(region, ret);
+		tdi_region_describe(tag, ret);
 	tdi_tsan_release((void *)(uintptr_t)space);
 	return here;
 }
 
 int td_region_lookup(td_space *space, const void *addr, struct td_region_info *ret)
 {
-	const struct tdi_map_item *item;
+	struct tdi_map_item *item;
 	int err = ret ? tdi_space_check(space) : -EINVAL;
 
 	if (tdi_unlikely(err))
 		return err;
 	check_user(space);
 	item = tdi_map_find(&space->map, (uintptr_t)addr);
-	return item && describe(space, region_of(item), ret) ? 0 : -ENOENT;
+	return item && describe(space, tdi_region_tag_of(item), ret) ? 0 : -ENOENT;
 }
 
 int td_region_walk(td_space *space, const void *addr, td_region_fn *fn, void *arg)
 {
-	const struct tdi_map_item *item;
+	struct tdi_map_item *item;
 	uintptr_t from = (uintptr_t)addr;
 	int err = fn ? tdi_space_check(space) : -EINVAL;
 
@@ -134,7 +129,7 @@ int td_region_walk(td_space *space, const void *addr, td_region_fn *fn, void *ar
 		struct td_region_info info;
 
 		from = item->end;
-		if (describe(space, region_of(item), &info))
+		if (describe(space, tdi_region_tag_of(item), &info))
 			err = fn(&info, arg);
 	}
 	return err;

@@ -22,8 +22,7 @@ static struct tdi_region *region_at_or_after(struct td_space *space, uintptr_t a
 {
 	struct tdi_map_item *item = tdi_map_at_or_after(&space->map, addr);
 
-	return item && item->start < end ? tdi_container_of(item, struct tdi_region, item)
-					 : NULL;
+	return item && item->start < end ? tdi_region_tag_of(item)->region : NULL;
 }
 
 /* ---- step one ---- */
@@ -31,11 +30,11 @@ static struct tdi_region *region_at_or_after(struct td_space *space, uintptr_t a
 static int may_cut(const struct tdi_region *region, uintptr_t start, uintptr_t end)
 {
 	size_t huge_page = region->extent.backing.huge_page;
-	bool head = region->item.start<start, tail = region->item.end> end;
+	bool head = region->tag->item.start<start, tail = region->tag->item.end> end;
 
 	if (!head && !tail)
 		return 0;
-	if (region->ops)
+	if (region->tag->ops)
 		return -EOPNOTSUPP;
 	if (huge_page && ((head && !tdi_is_aligned(start, huge_page)) ||
 			  (tail && !tdi_is_aligned(end, huge_page))))
@@ -51,7 +50,7 @@ static int check(struct td_space *space, uintptr_t start, uintptr_t end)
 	while ((region = region_at_or_after(space, at, end)) != NULL) {
 		int err;
 
-		if (atomic_load_explicit(&region->leaving, memory_order_relaxed)) {
+		if (atomic_load_explicit(&region->tag->leaving, memory_order_relaxed)) {
 			pthread_cond_wait(&space->settled, &space->map_lock);
 			at = start;
 			continue;
@@ -59,7 +58,7 @@ static int check(struct td_space *space, uintptr_t start, uintptr_t end)
 		err = may_cut(region, start, end);
 		if (err)
 			return err;
-		at = region->item.end;
+		at = region->tag->item.end;
 	}
 	return 0;
 }
@@ -68,16 +67,17 @@ static int check(struct td_space *space, uintptr_t start, uintptr_t end)
 static int cut_at(struct td_space *space, uintptr_t at)
 {
 	struct tdi_map_item *item = tdi_map_find(&space->map, at);
-	struct tdi_region *region = tdi_container_of(item, struct tdi_region, item);
-	struct tdi_region *left, *right;
+	struct tdi_region *region, *left, *right;
 	int err;
 
 	if (!item || item->start == at)
 		return 0;
+	region = tdi_region_tag_of(item)->region;
 	err = tdi_region_cut(region, at, &left, &right);
 	if (err)
 		return err;
-	err = tdi_map_split(&space->map, &region->item, &left->item, &right->item);
+	err = tdi_map_split(&space->map, &region->tag->item, &left->tag->item,
+			    &right->tag->item);
 	if (err) {
 		tdi_region_uncut(region, left, right);
 		return err;
@@ -96,9 +96,9 @@ static struct tdi_region *collect(struct td_space *space, uintptr_t start, uintp
 	struct tdi_region *first = NULL, **last = &first, *region;
 
 	while ((region = region_at_or_after(space, start, end)) != NULL) {
-		start = region->item.end;
+		start = region->tag->item.end;
 		/* Relaxed: see td_region_lookup. */
-		atomic_store_explicit(&region->leaving, true, memory_order_relaxed);
+		atomic_store_explicit(&region->tag->leaving, true, memory_order_relaxed);
 		tdi_doom_remove(&space->doom, &region->extent);
 		tdi_ranges_leave(&region->range);
 		region->next = NULL;
@@ -118,7 +118,7 @@ struct run {
 
 static bool needs_care(const struct tdi_region *region)
 {
-	return region->kind != TD_KIND_ANON || region->ops || region->files ||
+	return region->tag->kind != TD_KIND_ANON || region->tag->ops || region->files ||
 	       region->extent.backing.flags != 0;
 }
 
@@ -128,12 +128,13 @@ static void next_run(struct tdi_region *first, struct run *run)
 
 	run->first = first;
 	run->alone = needs_care(first);
-	while (!run->alone && last->next && last->next->item.start == last->item.end &&
+	while (!run->alone && last->next &&
+	       last->next->tag->item.start == last->tag->item.end &&
 	       !needs_care(last->next))
 		last = last->next;
 	run->end = last->next;
-	tdi_extent_init(&run->extent, &first->extent.backing, first->item.start,
-			last->item.end - first->item.start);
+	tdi_extent_init(&run->extent, &first->extent.backing, first->tag->item.start,
+			last->tag->item.end - first->tag->item.start);
 	run->extent.prepared = first->extent.prepared;
 }
 
@@ -169,7 +170,7 @@ static int evict_run(struct td_space *space, struct run *run, bool *single)
 		.owner = run->alone ? &first->owner : &space->evicted,
 		.extent = &run->extent,
 		.known = true,
-		.any_size = first->kind == TD_KIND_DEVICE,
+		.any_size = first->tag->kind == TD_KIND_DEVICE,
 	};
 	int err;
 
@@ -260,7 +261,7 @@ static int take_away(struct td_space *space, struct run *run, uint64_t *reclaime
 		if (err)
 			return err;
 	}
-	if (first->kind == TD_KIND_DEVICE ||
+	if (first->tag->kind == TD_KIND_DEVICE ||
 	    run->extent.length >= atomic_load_explicit(&space->engine->munmap_threshold,
 						       memory_order_relaxed)) {
 		err = evict_run(space, run, &single);
@@ -281,7 +282,7 @@ static void run_stays(struct td_space *space, const struct run *run)
 	for (struct tdi_region *region = run->first; region != run->end;
 	     region = region->next) {
 		tdi_doom_add(&space->doom, &region->extent);
-		atomic_store_explicit(&region->leaving, false, memory_order_relaxed);
+		atomic_store_explicit(&region->tag->leaving, false, memory_order_relaxed);
 		tdi_ranges_stay(&region->range);
 	}
 	pthread_cond_broadcast(&space->settled);
@@ -294,7 +295,7 @@ static void run_has_left(struct td_space *space, const struct run *run)
 
 	pthread_mutex_lock(&space->map_lock);
 	for (region = run->first; region != run->end; region = region->next) {
-		tdi_map_remove(&space->map, &region->item);
+		tdi_map_remove(&space->map, &region->tag->item);
 		atomic_fetch_sub_explicit(&space->regions, 1, memory_order_relaxed);
 	}
 	pthread_cond_broadcast(&space->settled);
@@ -369,7 +370,7 @@ void tdi_space_detach(struct td_space *space)
 			.engine = space->engine, .extent = extent, .known = true};
 		struct tdi_quarantine quarantine;
 
-		if (region->ops || extent->backing.uffd >= 0)
+		if (region->tag->ops || extent->backing.uffd >= 0)
 			continue;
 		tdi_ranges_leave(&region->range);
 		if (tdi_evict_detach(&evict, &quarantine)) {

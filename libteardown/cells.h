@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Floor 1: cells of one cache line each, packed into pages of their own. What look-ups
+ * read of tens of thousands of objects then fits into few pages, and into the caches,
+ * where malloc would strew it between all the rest. Thread-safe: one lock for the
+ * process.
+ */
+#ifndef TDI_CELLS_H
+#define TDI_CELLS_H
+
+#include "base.h"
+
+#define TDI_CELL_SIZE TDI_CACHE_LINE
+
+void *tdi_cells_alloc(void);	 /* zeroed; NULL without memory */
+void tdi_cells_free(void *cell); /* NULL is allowed */
+
+/* Around a fork. */
+void tdi_cells_before_fork(void);
+void tdi_cells_after_fork(void);
+
+#endif
