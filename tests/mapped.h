@@ -38,17 +38,17 @@ static inline char *map_at(char *addr, size_t length, int prot)
 /* Every page gets its own number, from `first` on. */
 static inline void number_pages(char *addr, size_t length, unsigned first)
 {
-	size_t page = tdi_page_size();
+	size_t step = tdi_page_size();
 
-	for (size_t at = 0; at < length; at += page)
+	for (size_t at = 0; at < length; at += step)
 		*(volatile unsigned *)(void *)(addr + at) = first++;
 }
 
 static inline void check_numbers(const char *addr, size_t length, unsigned first)
 {
-	size_t page = tdi_page_size();
+	size_t step = tdi_page_size();
 
-	for (size_t at = 0; at < length; at += page)
+	for (size_t at = 0; at < length; at += step)
 		ck_assert_uint_eq(*(const volatile unsigned *)(const void *)(addr + at),
 				  first++);
 }
