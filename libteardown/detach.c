@@ -7,17 +7,25 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* Held for reading from the first move to the marks, for writing by a fork: D4. */
-static pthread_rwlock_t fork_lock = PTHREAD_RWLOCK_INITIALIZER;
+/*
+ * Held for reading from the first move to the marks, for writing by a fork: D4. Writers
+ * first, or threads that unmap all the time would keep a fork waiting for ever.
+ */
+#define FORK_LOCK_INITIALIZER PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP
+static pthread_rwlock_t fork_lock = FORK_LOCK_INITIALIZER;
 
 void tdi_detach_before_fork(void)
 {
 	pthread_rwlock_wrlock(&fork_lock);
 }
 
-void tdi_detach_after_fork(void)
+void tdi_detach_after_fork(bool in_child)
 {
-	pthread_rwlock_unlock(&fork_lock);
+	/* Held by the parent's thread, which is not that of the child. */
+	if (in_child)
+		fork_lock = (pthread_rwlock_t)FORK_LOCK_INITIALIZER;
+	else
+		pthread_rwlock_unlock(&fork_lock);
 }
 
 /* ---- the reservation ---- */
@@ -122,6 +130,20 @@ static bool is_refused(const struct move *move, unsigned i)
 }
 
 /*
+ * The kernel may have unmapped the target before it refused the rest of a move. It is
+ * taken again at once, or it could become somebody else's, and be freed with ours.
+ */
+static void keep_place(void *place, size_t length)
+{
+	void *got;
+	int err = tdi_sys_mmap(
+		place, length, PROT_NONE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, &got);
+
+	(void)err; /* -EEXIST is the usual: it was still there */
+}
+
+/*
  * Those that split a mapping come first: only they can be refused for want of a mapping
  * and then not be unmapped either.
  */
@@ -142,6 +164,8 @@ static int move_pieces(struct move *move)
 			}
 			err = tdi_sys_mremap((void *)piece->start, piece->length,
 					     target(move, piece));
+			if (err)
+				keep_place(target(move, piece), piece->length);
 			if (err && !moved)
 				return err;
 			if (err)

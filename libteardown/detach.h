@@ -51,6 +51,6 @@ size_t tdi_detach_room(size_t length, size_t huge_page);
 
 /* Around a fork: D4. */
 void tdi_detach_before_fork(void);
-void tdi_detach_after_fork(void);
+void tdi_detach_after_fork(bool in_child);
 
 #endif

@@ -36,7 +36,7 @@ static void before_fork(void)
 static void after_fork_in_parent(void)
 {
 	tdi_cells_after_fork();
-	tdi_detach_after_fork();
+	tdi_detach_after_fork(false);
 	tdi_ranges_after_fork(false);
 	pthread_mutex_unlock(&default_lock);
 }
@@ -44,7 +44,7 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
 	tdi_cells_after_fork();
-	tdi_detach_after_fork();
+	tdi_detach_after_fork(true);
 	tdi_ranges_after_fork(true);
 	pthread_mutex_unlock(&default_lock);
 	fork_generation++;
