@@ -280,8 +280,7 @@ static uint64_t cgroup_left(const struct cgroup_version *version, const char *di
 	return used < limit ? limit - used : 0;
 }
 
-/* What MemAvailable says, or less where a cgroup of ours or one above it has less. */
-static uint64_t memory_available(void)
+uint64_t bench_available(void)
 {
 	char line[PATH_MAX], dir[PATH_MAX + 64];
 	uint64_t available;
@@ -321,7 +320,7 @@ static uint64_t memory_available(void)
 
 bool bench_fits(const char *scenario, size_t size, const struct bench_opts *opts)
 {
-	uint64_t available = memory_available(), mib = 1 << 20;
+	uint64_t available = bench_available(), mib = 1 << 20;
 
 	if (size <= available / 10 * 9)
 		return true;

@@ -88,6 +88,9 @@ td_engine *bench_engine(unsigned reapers);
 void bench_engine_done(td_engine *engine);
 void bench_drain(td_engine *engine);
 
+/* What MemAvailable says, or less where a cgroup of ours or one above it has less. */
+uint64_t bench_available(void);
+
 /*
  * Does so much fit into memory, with some to spare? When not, ends the program if the
  * user asked for this size, and else prints a line that says it is skipped.

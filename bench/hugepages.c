@@ -105,6 +105,8 @@ const char *bench_hugepages_reserve(size_t bytes)
 	wanted = (bytes + page - 1) / page;
 	if (had >= wanted)
 		return NULL;
+	if ((wanted - had) * page > bench_available() / 10 * 9)
+		return "not enough memory for huge pages";
 	if (access(pool_path, W_OK)) {
 		snprintf(reason, sizeof(reason),
 			 "%" PRIu64 " of %" PRIu64 " huge pages are free and %s is not "

@@ -52,8 +52,10 @@ static const char *prepare_hugetlb(size_t *size)
 	if (page == 0)
 		return "the kernel has no huge pages";
 	*size = (*size + page - 1) / page * page;
-	/* Twice as much: the library hands nothing on that nearly exhausts the pool. */
-	return bench_hugepages_reserve(2 * *size);
+	/* Four times as much: the library hands nothing on that comes near the limit of
+	 * the pool, and without that much there is something else to see. */
+	return bench_hugepages_reserve(4 * *size) ? bench_hugepages_reserve(2 * *size)
+						  : NULL;
 }
 
 /* ---- memfd ---- */
