@@ -15,7 +15,21 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PROBES_PER_S, P50_US, P99_US, P999_US, WORST_US, FREED_MS, STEAL_MS, NR_VALUES };
+/* WORST_AT: how far the freeing had come in time when the worst probe ended, in percent
+ */
+enum {
+	PROBES_PER_S,
+	P50_US,
+	P99_US,
+	P999_US,
+	WORST_US,
+	WORST_AT,
+	FREED_MS,
+	STEAL_MS,
+	NR_VALUES
+};
+_Static_assert(NR_VALUES <= BENCH_VALUES_MAX, "no room for the values");
+
 enum { MUNMAP, IDLE, THREAD, TD_MUNMAP, TD_SPACE_PUT, NR_SUBJECTS };
 
 /* ---- latencies, counted by size class: 32 for each power of two ---- */
@@ -25,7 +39,7 @@ enum { MUNMAP, IDLE, THREAD, TD_MUNMAP, TD_SPACE_PUT, NR_SUBJECTS };
 
 struct histogram {
 	uint32_t count[CLASSES];
-	uint64_t total, worst;
+	uint64_t total, worst, worst_ended;
 };
 
 static unsigned class_of(uint64_t ns)
@@ -49,12 +63,16 @@ static double value_of(unsigned class)
 	return ((double)(class - (shift << CLASS_BITS)) + 0.5) * (double)(1ull << shift);
 }
 
-static void histogram_add(struct histogram *histogram, uint64_t ns)
+static void histogram_add(struct histogram *histogram, uint64_t began, uint64_t ended)
 {
+	uint64_t ns = ended - began;
+
 	histogram->count[class_of(ns)]++;
 	histogram->total++;
-	if (ns > histogram->worst)
+	if (ns > histogram->worst) {
 		histogram->worst = ns;
+		histogram->worst_ended = ended;
+	}
 }
 
 /* The latency that so many of a thousand probes do not exceed. */
@@ -108,7 +126,7 @@ static void *probe_on(void *arg)
 		if (began < from)
 			began = from;
 		if (from && ended > began && (!until || began < until))
-			histogram_add(&prober->histogram, ended - began);
+			histogram_add(&prober->histogram, began, ended);
 		atomic_fetch_add(&prober->probes, 1);
 	}
 	return NULL;
@@ -241,6 +259,8 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 	values[P99_US] = percentile_us(&prober.histogram, 990);
 	values[P999_US] = percentile_us(&prober.histogram, 999);
 	values[WORST_US] = (double)prober.histogram.worst / 1e3;
+	values[WORST_AT] = ((double)prober.histogram.worst_ended - (double)began) * 100 /
+			   (double)(ended - began);
 	values[FREED_MS] = (double)(ended - began) / 1e6;
 }
 
@@ -255,9 +275,10 @@ static void print_subject(const struct bench_subject *subject, size_t size)
 	       bench_median(subject, PROBES_PER_S), bench_median(subject, P50_US),
 	       bench_median(subject, P99_US), bench_median(subject, P999_US));
 	bench_print_range("worst_us", subject, WORST_US);
-	printf(" freed_ms=%.2f steal_ms=%.0f steal_ms_max=%.0f repeat=%u\n",
-	       bench_median(subject, FREED_MS), steal.median, steal.max,
-	       subject->series[WORST_US].n);
+	printf(" worst_at_percent=%.0f freed_ms=%.2f steal_ms=%.0f steal_ms_max=%.0f "
+	       "repeat=%u\n",
+	       bench_median(subject, WORST_AT), bench_median(subject, FREED_MS),
+	       steal.median, steal.max, subject->series[WORST_US].n);
 }
 
 static double ratio(const struct bench_subject *a, const struct bench_subject *b,
