@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +44,7 @@ void bench_rounds(struct bench_subject *subjects, unsigned nr_subjects, size_t s
 			struct bench_subject *subject = &subjects[i];
 			double values[BENCH_VALUES_MAX] = {0};
 
-			subject->sample(subject->engine, size, values);
+			subject->sample(subject, size, values);
 			if (round == 0)
 				continue;
 			for (unsigned k = 0; k < BENCH_VALUES_MAX; k++) {
@@ -74,9 +76,14 @@ struct bench_summary bench_summarize(const struct bench_series *series)
 	};
 }
 
+double bench_median(const struct bench_subject *subject, unsigned value)
+{
+	return bench_summarize(&subject->series[value]).median;
+}
+
 /* ---- memory ---- */
 
-static void fill(void *start, size_t size)
+void bench_write(void *start, size_t size)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 
@@ -84,29 +91,44 @@ static void fill(void *start, size_t size)
 		((volatile char *)start)[i] = 1;
 }
 
+void bench_read(const void *start, size_t size)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	for (size_t i = 0; i < size; i += page)
+		(void)((const volatile char *)start)[i];
+}
+
 void bench_munmap(void *start, size_t size)
 {
 	bench_must(munmap(start, size) ? -errno : 0, "munmap");
 }
 
-void *bench_map_plain(size_t size)
+void *bench_map(size_t size, int flags, int fd)
 {
-	/* As td_region_map aligns by default, so that page tables are the same too. */
-	size_t slack = size >= BENCH_GIB ? BENCH_GIB : 0, head = 0;
-	char *start = mmap(NULL, size + slack, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t align = size >= BENCH_GIB ? BENCH_GIB : (size_t)2 << 20, head;
+	char *start = mmap(NULL, size + align, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *mapped;
 
 	bench_must(start == MAP_FAILED ? -errno : 0, "mmap");
-	if (slack > 0)
-		head = -(uintptr_t)start % BENCH_GIB;
+	head = -(uintptr_t)start % align;
 	if (head > 0)
 		bench_munmap(start, head);
 	start += head;
-	if (slack > head)
-		bench_munmap(start + size, slack - head);
+	bench_munmap(start + size, align - head);
+	mapped = mmap(start, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0);
+	bench_must(mapped == MAP_FAILED ? -errno : 0, "mmap");
+	return mapped;
+}
+
+void *bench_map_plain(size_t size)
+{
+	void *start = bench_map(size, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
 	if (madvise(start, size, MADV_NOHUGEPAGE) && errno != EINVAL)
 		bench_must(-errno, "madvise"); /* EINVAL: a kernel without huge pages */
-	fill(start, size);
+	bench_write(start, size);
 	return start;
 }
 
@@ -121,7 +143,7 @@ td_space *bench_map_space(td_engine *engine, size_t size)
 		td_region_map(space, size, TD_REGION_OPTS(.thp = TD_THP_NEVER), &start),
 		"td_region_map");
 	bench_must(td_space_grab(space), "td_space_grab");
-	fill(start, size);
+	bench_write(start, size);
 	return space;
 }
 
@@ -149,6 +171,75 @@ void bench_engine_done(td_engine *engine)
 {
 	bench_must(td_engine_destroy(engine, TD_EXIT_DRAIN, TD_FOREVER),
 		   "td_engine_destroy");
+}
+
+void bench_drain(td_engine *engine)
+{
+	bench_must(td_engine_drain(engine, TD_FOREVER), "td_engine_drain");
+}
+
+/* ---- the thread that frees ---- */
+
+struct bench_freer {
+	pthread_t thread;
+	sem_t work, done;
+	void (*free)(void *arg); /* NULL = stop */
+	void *arg;
+	uint64_t ended;
+};
+
+static void freer_wait(sem_t *sem)
+{
+	while (sem_wait(sem))
+		bench_must(errno == EINTR ? 0 : -errno, "sem_wait");
+}
+
+static void *freer_thread(void *arg)
+{
+	struct bench_freer *freer = arg;
+
+	for (;;) {
+		freer_wait(&freer->work);
+		if (!freer->free)
+			return NULL;
+		freer->free(freer->arg);
+		freer->ended = bench_now_ns();
+		bench_must(sem_post(&freer->done) ? -errno : 0, "sem_post");
+	}
+}
+
+struct bench_freer *bench_freer_start(void)
+{
+	struct bench_freer *freer = calloc(1, sizeof(*freer));
+
+	bench_must(freer ? 0 : -ENOMEM, "calloc");
+	bench_must(sem_init(&freer->work, 0, 0) ? -errno : 0, "sem_init");
+	bench_must(sem_init(&freer->done, 0, 0) ? -errno : 0, "sem_init");
+	bench_must(-pthread_create(&freer->thread, NULL, freer_thread, freer),
+		   "pthread_create");
+	return freer;
+}
+
+void bench_freer_hand(struct bench_freer *freer, void (*free)(void *arg), void *arg)
+{
+	freer->free = free;
+	freer->arg = arg;
+	bench_must(sem_post(&freer->work) ? -errno : 0, "sem_post");
+}
+
+uint64_t bench_freer_await(struct bench_freer *freer)
+{
+	freer_wait(&freer->done);
+	return freer->ended;
+}
+
+void bench_freer_stop(struct bench_freer *freer)
+{
+	bench_freer_hand(freer, NULL, NULL);
+	bench_must(-pthread_join(freer->thread, NULL), "pthread_join");
+	bench_must(sem_destroy(&freer->work) ? -errno : 0, "sem_destroy");
+	bench_must(sem_destroy(&freer->done) ? -errno : 0, "sem_destroy");
+	free(freer);
 }
 
 /* ---- how much memory there is ---- */
@@ -189,8 +280,7 @@ static uint64_t cgroup_left(const struct cgroup_version *version, const char *di
 	return used < limit ? limit - used : 0;
 }
 
-/* What MemAvailable says, or less where a cgroup of ours or one above it has less. */
-static uint64_t memory_available(void)
+uint64_t bench_available(void)
 {
 	char line[PATH_MAX], dir[PATH_MAX + 64];
 	uint64_t available;
@@ -230,7 +320,7 @@ static uint64_t memory_available(void)
 
 bool bench_fits(const char *scenario, size_t size, const struct bench_opts *opts)
 {
-	uint64_t available = memory_available(), mib = 1 << 20;
+	uint64_t available = bench_available(), mib = 1 << 20;
 
 	if (size <= available / 10 * 9)
 		return true;
@@ -245,6 +335,17 @@ bool bench_fits(const char *scenario, size_t size, const struct bench_opts *opts
 	       " MiB of memory are available\n",
 	       scenario, size, available / mib);
 	return false;
+}
+
+size_t bench_fitting(const char *scenario, size_t size, const struct bench_opts *opts)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	if (opts->size > 0)
+		size = opts->size;
+	while (!bench_fits(scenario, size, opts) && size > page)
+		size = size / 2 / page * page;
+	return size;
 }
 
 /* ---- text ---- */
@@ -295,7 +396,17 @@ void bench_print_header(void)
 	       system.release, sysconf(_SC_NPROCESSORS_ONLN), sysconf(_SC_PAGESIZE));
 }
 
-void bench_print_line(const char *scenario, const char *subject, size_t size)
+void bench_print_line(const char *scenario, const char *subject, const char *kind,
+		      size_t size)
 {
-	printf("bench=%s subject=%s kind=anon4k size=%zu", scenario, subject, size);
+	printf("bench=%s subject=%s kind=%s size=%zu", scenario, subject, kind, size);
+}
+
+void bench_print_range(const char *name, const struct bench_subject *subject,
+		       unsigned value)
+{
+	struct bench_summary range = bench_summarize(&subject->series[value]);
+
+	printf(" %s=%.2f %s_min=%.2f %s_max=%.2f", name, range.median, name, range.min,
+	       name, range.max);
 }

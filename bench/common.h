@@ -11,7 +11,7 @@
 
 #define BENCH_GIB ((size_t)1 << 30)
 #define BENCH_REPEAT_MAX 1000u
-#define BENCH_VALUES_MAX 4u
+#define BENCH_VALUES_MAX 8u
 
 /* ---- scenarios: one file each, named in main.c's table ---- */
 
@@ -25,7 +25,8 @@ struct bench_scenario {
 	void (*run)(const struct bench_opts *opts);
 };
 
-extern const struct bench_scenario bench_put, bench_reclaim;
+extern const struct bench_scenario bench_put, bench_reclaim, bench_unmap, bench_threshold,
+	bench_lookup, bench_stall;
 
 /* ---- measuring ---- */
 
@@ -41,8 +42,10 @@ struct bench_summary {
 /* One of the peers of a comparison. A sample stores a value of each series. */
 struct bench_subject {
 	const char *name;
-	void (*sample)(td_engine *engine, size_t size, double *values);
-	td_engine *engine; /* handed to sample */
+	void (*sample)(const struct bench_subject *self, size_t size, double *values);
+	td_engine *engine; /* for sample, as are the next two */
+	struct bench_freer *freer;
+	const void *arg;
 	struct bench_series series[BENCH_VALUES_MAX];
 };
 
@@ -51,6 +54,7 @@ void bench_rounds(struct bench_subject *subjects, unsigned nr_subjects, size_t s
 		  unsigned repeat);
 
 struct bench_summary bench_summarize(const struct bench_series *series);
+double bench_median(const struct bench_subject *subject, unsigned value);
 
 uint64_t bench_now_ns(void); /* CLOCK_MONOTONIC */
 
@@ -66,17 +70,48 @@ td_space *bench_map_space(td_engine *engine, size_t size);
 
 void bench_munmap(void *start, size_t size);
 
+/*
+ * mmap(2) of so much from the start of fd, if any, at a multiple of 1 GiB when it is as
+ * big as that and else of 2 MiB: as td_region_map aligns by default, so that the page
+ * tables are the same.
+ */
+void *bench_map(size_t size, int flags, int fd);
+
+/* Writes to, or reads from, every page. */
+void bench_write(void *start, size_t size);
+void bench_read(const void *start, size_t size);
+
 /* Waits until the space's memory is back; the clock then. Gives the count up. */
 uint64_t bench_await(td_space *space);
 
 td_engine *bench_engine(unsigned reapers);
 void bench_engine_done(td_engine *engine);
+void bench_drain(td_engine *engine);
+
+/* What MemAvailable says, or less where a cgroup of ours or one above it has less. */
+uint64_t bench_available(void);
 
 /*
  * Does so much fit into memory, with some to spare? When not, ends the program if the
  * user asked for this size, and else prints a line that says it is skipped.
  */
 bool bench_fits(const char *scenario, size_t size, const struct bench_opts *opts);
+
+/* The size that the user asked for, or `size`, halved until it fits. */
+size_t bench_fitting(const char *scenario, size_t size, const struct bench_opts *opts);
+
+/* ---- what a program does that has no library: a thread of its own that frees ---- */
+
+/*
+ * It exists beforehand and sleeps on a semaphore, so that the caller pays for a futex
+ * wake and no more: the strongest of its kind.
+ */
+struct bench_freer;
+struct bench_freer *bench_freer_start(void);
+/* Has it call free(arg), and returns at once. One at a time. */
+void bench_freer_hand(struct bench_freer *freer, void (*free)(void *arg), void *arg);
+uint64_t bench_freer_await(struct bench_freer *freer); /* the clock when it was done */
+void bench_freer_stop(struct bench_freer *freer);
 
 /* ---- text ---- */
 
@@ -89,7 +124,11 @@ const char *bench_size_name(size_t size, char *buf, size_t buf_size);
 void bench_print_header(void);
 
 /* "bench=put subject=munmap kind=anon4k size=4294967296", without a newline */
-void bench_print_line(const char *scenario, const char *subject, size_t size);
+void bench_print_line(const char *scenario, const char *subject, const char *kind,
+		      size_t size);
+/* " NAME=MEDIAN NAME_min=MIN NAME_max=MAX" */
+void bench_print_range(const char *name, const struct bench_subject *subject,
+		       unsigned value);
 
 /* Ends the program when err is a negative errno value. */
 void bench_must(int err, const char *what);

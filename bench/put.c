@@ -24,12 +24,12 @@ static void warm_up(td_engine *engine)
 	bench_must(usleep(10000) ? -errno : 0, "usleep");
 }
 
-static void sample_munmap(td_engine *engine, size_t size, double *values)
+static void sample_munmap(const struct bench_subject *self, size_t size, double *values)
 {
 	void *start = bench_map_plain(size);
 	uint64_t began, ended;
 
-	(void)engine;
+	(void)self;
 	began = bench_now_ns();
 	bench_munmap(start, size);
 	ended = bench_now_ns();
@@ -48,37 +48,28 @@ static void put_and_time(td_space *space, double *values)
 	values[RECLAIM_MS] = (double)(bench_await(space) - began) / 1e6;
 }
 
-static void sample_put(td_engine *engine, size_t size, double *values)
+static void sample_put(const struct bench_subject *self, size_t size, double *values)
 {
-	put_and_time(bench_map_space(engine, size), values);
+	put_and_time(bench_map_space(self->engine, size), values);
 }
 
-static void sample_put_warm(td_engine *engine, size_t size, double *values)
+static void sample_put_warm(const struct bench_subject *self, size_t size, double *values)
 {
-	td_space *space = bench_map_space(engine, size);
+	td_space *space = bench_map_space(self->engine, size);
 
-	warm_up(engine);
+	warm_up(self->engine);
 	put_and_time(space, values);
 }
 
 static void print_subject(const struct bench_subject *subject, size_t size)
 {
-	struct bench_summary caller = bench_summarize(&subject->series[CALLER_US]);
-	struct bench_summary reclaim = bench_summarize(&subject->series[RECLAIM_MS]);
-
-	bench_print_line("put", subject->name, size);
-	printf(" caller_us=%.2f caller_us_min=%.2f caller_us_max=%.2f reclaim_ms=%.2f "
-	       "repeat=%u\n",
-	       caller.median, caller.min, caller.max, reclaim.median,
+	bench_print_line("put", subject->name, "anon4k", size);
+	bench_print_range("caller_us", subject, CALLER_US);
+	printf(" reclaim_ms=%.2f repeat=%u\n", bench_median(subject, RECLAIM_MS),
 	       subject->series[CALLER_US].n);
 }
 
 enum { MUNMAP, PUT, PUT_WARM, SUBJECTS };
-
-static double median(const struct bench_subject *subject, int value)
-{
-	return bench_summarize(&subject->series[value]).median;
-}
 
 /* caller_us of the two puts, for the growth from the smallest size to the largest. */
 struct cost {
@@ -100,15 +91,15 @@ static struct cost run_size(td_engine *engine, size_t size, unsigned repeat)
 	bench_rounds(subjects, SUBJECTS, size, repeat);
 	for (unsigned i = 0; i < SUBJECTS; i++)
 		print_subject(&subjects[i], size);
-	munmap_us = median(&subjects[MUNMAP], CALLER_US);
-	munmap_ms = median(&subjects[MUNMAP], RECLAIM_MS);
+	munmap_us = bench_median(&subjects[MUNMAP], CALLER_US);
+	munmap_ms = bench_median(&subjects[MUNMAP], RECLAIM_MS);
 	printf("summary bench=put size=%zu caller_ratio=%.1f caller_ratio_warm=%.1f "
 	       "reclaim_ratio=%.2f\n",
-	       size, munmap_us / median(&subjects[PUT], CALLER_US),
-	       munmap_us / median(&subjects[PUT_WARM], CALLER_US),
-	       munmap_ms / median(&subjects[PUT], RECLAIM_MS));
-	return (struct cost){size, median(&subjects[PUT], CALLER_US),
-			     median(&subjects[PUT_WARM], CALLER_US)};
+	       size, munmap_us / bench_median(&subjects[PUT], CALLER_US),
+	       munmap_us / bench_median(&subjects[PUT_WARM], CALLER_US),
+	       munmap_ms / bench_median(&subjects[PUT], RECLAIM_MS));
+	return (struct cost){size, bench_median(&subjects[PUT], CALLER_US),
+			     bench_median(&subjects[PUT_WARM], CALLER_US)};
 }
 
 static void run(const struct bench_opts *opts)

@@ -16,19 +16,19 @@ static double gib_per_s(size_t size, uint64_t took_ns)
 	return (double)size / (double)BENCH_GIB / ((double)took_ns / 1e9);
 }
 
-static void sample_munmap(td_engine *engine, size_t size, double *values)
+static void sample_munmap(const struct bench_subject *self, size_t size, double *values)
 {
 	void *start = bench_map_plain(size);
 	uint64_t began = bench_now_ns();
 
-	(void)engine;
+	(void)self;
 	bench_munmap(start, size);
 	values[GIB_PER_S] = gib_per_s(size, bench_now_ns() - began);
 }
 
-static void sample_td(td_engine *engine, size_t size, double *values)
+static void sample_td(const struct bench_subject *self, size_t size, double *values)
 {
-	td_space *space = bench_map_space(engine, size);
+	td_space *space = bench_map_space(self->engine, size);
 	uint64_t began = bench_now_ns();
 
 	bench_must(td_space_put(space), "td_space_put");
@@ -77,12 +77,12 @@ static uint64_t bare_free(struct bare *bare)
 	return bench_now_ns() - began;
 }
 
-static void sample_bare(td_engine *engine, size_t size, double *values)
+static void sample_bare(const struct bench_subject *self, size_t size, double *values)
 {
 	struct bare bare = {.size = size};
 	pthread_t threads[BARE_THREADS];
 
-	(void)engine;
+	(void)self;
 	bench_must(-pthread_barrier_init(&bare.release, NULL, BARE_THREADS + 1),
 		   "pthread_barrier_init");
 	bench_must(-pthread_barrier_init(&bare.finish, NULL, BARE_THREADS + 1),
@@ -105,15 +105,14 @@ static void print_subject(const struct bench_subject *subject, size_t size)
 {
 	struct bench_summary rate = bench_summarize(&subject->series[GIB_PER_S]);
 
-	bench_print_line("reclaim", subject->name, size);
+	bench_print_line("reclaim", subject->name, "anon4k", size);
 	printf(" gib_per_s=%.2f min=%.2f max=%.2f repeat=%u\n", rate.median, rate.min,
 	       rate.max, subject->series[GIB_PER_S].n);
 }
 
 static double ratio(const struct bench_subject *a, const struct bench_subject *b)
 {
-	return bench_summarize(&a->series[GIB_PER_S]).median /
-	       bench_summarize(&b->series[GIB_PER_S]).median;
+	return bench_median(a, GIB_PER_S) / bench_median(b, GIB_PER_S);
 }
 
 static void run(const struct bench_opts *opts)

@@ -104,6 +104,13 @@ int tdi_sys_mlock(void *addr, size_t length)
 	return err ? err : (int)TDI_ERRNO(mlock(addr, length));
 }
 
+int tdi_sys_msync(void *addr, size_t length, int flags)
+{
+	int err = fault(TDI_SYS_msync, addr, length, flags);
+
+	return err ? err : (int)TDI_ERRNO(msync(addr, length, flags));
+}
+
 int tdi_sys_madvise(void *addr, size_t length, int advice)
 {
 	int err = fault(TDI_SYS_madvise, addr, length, advice);

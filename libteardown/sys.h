@@ -20,6 +20,7 @@
 	X(madvise)                                                                       \
 	X(mprotect)                                                                      \
 	X(mlock)                                                                         \
+	X(msync)                                                                         \
 	X(mbind)                                                                         \
 	X(futex_wait)                                                                    \
 	X(futex_wake)                                                                    \
@@ -59,6 +60,7 @@ int tdi_sys_munmap(void *addr, size_t length);
 /* Moves a mapping over whatever is mapped at `to`; to == addr only asks whether it may
  * be. */
 int tdi_sys_mremap(void *addr, size_t length, void *to);
+int tdi_sys_msync(void *addr, size_t length, int flags);
 int tdi_sys_madvise(void *addr, size_t length, int advice);
 int tdi_sys_mprotect(void *addr, size_t length, int prot);
 int tdi_sys_mlock(void *addr, size_t length);

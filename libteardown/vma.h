@@ -42,7 +42,6 @@ int tdi_vma_check(uintptr_t start, uintptr_t end, unsigned types, size_t huge_pa
 
 /* ---- what the list of mappings does not tell, by asking about one page ---- */
 
-/* Locked, or something else that madvise(MADV_COLD) does not like. */
 bool tdi_vma_is_locked(uintptr_t start);
 
 /*
