@@ -4,7 +4,7 @@
  * destroy hand the memory to libteardown's reapers. Copy what comes before "the example".
  *
  * Why. By default "arena.<i>.destroy" purges (MADV_DONTNEED) and unmaps all extents in
- * its caller, under the mutex that every other mallctl wants, page by page.
+ * its caller, under a mutex that other mallctl calls want, page by page.
  *
  * What may be queued. jemalloc forgets an extent before it calls dalloc or destroy:
  * nobody uses the range any more, so it can stay mapped until a reaper comes to it. Hence
