@@ -28,8 +28,9 @@
  *
  * The guest is 32-bit code in protected mode, without paging, started there by setting
  * the segment registers: no BIOS, no tables, no interrupts. It needs little of KVM and so
- * runs where bigger guests would not, but no more than 4 GiB are in its reach. Where KVM
- * has to interpret such a guest it takes some 20 us a page.
+ * runs where bigger guests would not, but no more than 4 GiB are in its reach, less what
+ * a PC has at the end of them. Where KVM has to interpret such a guest it takes some 20
+ * us a page.
  */
 #include <err.h>
 #include <errno.h>
@@ -54,9 +55,8 @@
 #define MIB ((size_t)1 << 20)
 #define PAGE 4096u
 #define RAM_NAME "td-guest-ram"
-/* What Intel's processors need, somewhere where no RAM is: three pages. */
-#define TSS_ADDR 0xfffbd000u
-#define RAM_MAX (4095 * MIB)
+#define RAM_MAX 0xfee00000u  /* here KVM has a local APIC, asked for or not */
+#define TSS_ADDR 0xfffbd000u /* three pages that Intel's processors need, above RAM */
 
 /* Ends the program when err is a negative errno value, as the library returns. */
 static void must(int err, const char *what)
@@ -397,7 +397,7 @@ static size_t parse_size(const char *text)
 
 static const char usage[] =
 	"usage: kvm_vmm [--size SIZE]\n"
-	"Runs a VM of SIZE bytes of RAM (256M, 2G; default 2G, at most 4095M, of which\n"
+	"Runs a VM of SIZE bytes of RAM (256M, 2G; default 2G, at most 4078M, of which\n"
 	"the guest writes to every page) and ends it, twice: by dropping the KVM slot,\n"
 	"closing the VM, unmapping and closing the memfd by hand; then by td_space_put,\n"
 	"with the same steps done on a reaper. Shows how long each held the thread and\n"
@@ -431,7 +431,7 @@ int main(int argc, char **argv)
 	if (size <= DIRTY_FROM || size > RAM_MAX)
 		errx(EXIT_FAILURE,
 		     "%zu bytes: the guest, in 32-bit protected mode, needs "
-		     "more than 64K and reaches no more than 4095M",
+		     "more than 64K and has room for 4078M at most",
 		     size);
 
 	plain = ours = (struct vm){.size = size};
