@@ -52,7 +52,7 @@ struct tdi_map_node *tdi_map_chain_all(struct tdi_map_node *node)
 		node->next = NULL;
 	for (; node; node = node->next) {
 		for (unsigned i = 0; !node->leaf && i < TDI_MAP_SLOTS; i++) {
-			struct tdi_map_node *child = tdi_map_load(&node->slots[i]);
+			struct tdi_map_node *child = tdi_map_load(tdi_map_slot(node, i));
 
 			if (!child)
 				continue;
@@ -85,9 +85,9 @@ struct tdi_map_item *tdi_map_find(const struct tdi_map *map, uintptr_t addr)
 	struct tdi_map_item *item = NULL;
 
 	while (node && !node->leaf)
-		node = tdi_map_load(&node->slots[tdi_map_slot_of(node, addr)]);
+		node = tdi_map_load(tdi_map_search(node, addr));
 	if (tdi_likely(node))
-		item = tdi_map_load(&node->slots[tdi_map_slot_of(node, addr)]);
+		item = tdi_map_load(tdi_map_search(node, addr));
 	if (item && addr - item->start >= item->end - item->start)
 		item = NULL;
 	done_reading(map);
@@ -100,7 +100,7 @@ static void *first_from(const struct tdi_map_node *node, unsigned slot)
 	void *content = NULL;
 
 	for (; slot < TDI_MAP_SLOTS && !content; slot++)
-		content = tdi_map_load(&node->slots[slot]);
+		content = tdi_map_load(tdi_map_slot(node, slot));
 	return content;
 }
 
@@ -114,7 +114,7 @@ static struct tdi_map_item *first_below(const struct tdi_map_node *node, uintptr
 	*after = NULL;
 	while (!node->leaf) {
 		unsigned slot = tdi_map_slot_of(node, addr);
-		const struct tdi_map_node *child = tdi_map_load(&node->slots[slot]);
+		const struct tdi_map_node *child = tdi_map_load(tdi_map_slot(node, slot));
 		const struct tdi_map_node *next = first_from(node, slot + 1);
 
 		if (child && next)
@@ -124,7 +124,7 @@ static struct tdi_map_item *first_below(const struct tdi_map_node *node, uintptr
 			return NULL;
 	}
 	for (unsigned i = tdi_map_slot_of(node, addr); i < TDI_MAP_SLOTS; i++) {
-		struct tdi_map_item *item = tdi_map_load(&node->slots[i]);
+		struct tdi_map_item *item = tdi_map_load(tdi_map_slot(node, i));
 
 		if (item && item->end > addr)
 			return item;
@@ -167,7 +167,7 @@ static void locate(struct tdi_map *map, struct tdi_map_item *item, struct place 
 		place->parent_link = place->link;
 		place->leaf = node;
 		place->link = place->slot;
-		place->slot = &node->slots[tdi_map_slot_of(node, item->start)];
+		place->slot = tdi_map_search(node, item->start);
 		node = node->leaf ? NULL : tdi_map_load(place->slot);
 	}
 	if (!place->leaf || tdi_map_load(place->slot) != item)

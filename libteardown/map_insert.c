@@ -66,10 +66,10 @@ static unsigned aim(struct tdi_map_node *node, uintptr_t start, uintptr_t end)
 {
 	unsigned slot = tdi_map_slot_of(node, start);
 
-	while (slot > 0 && !tdi_map_load(&node->slots[slot]))
+	while (slot > 0 && !tdi_map_load(tdi_map_slot(node, slot)))
 		slot--;
-	if (!tdi_map_load(&node->slots[slot])) {
-		while (!tdi_map_load(&node->slots[slot]))
+	if (!tdi_map_load(tdi_map_slot(node, slot))) {
+		while (!tdi_map_load(tdi_map_slot(node, slot)))
 			slot++;
 		lower_keys(node, slot, start);
 	}
@@ -93,7 +93,7 @@ static int find_way(struct tdi_map *map, uintptr_t start, uintptr_t end, struct 
 			return 0;
 		}
 		step->slot = aim(node, start, end);
-		link = &node->slots[step->slot];
+		link = tdi_map_slot(node, step->slot);
 	}
 	return -ELOOP;
 }
@@ -101,7 +101,7 @@ static int find_way(struct tdi_map *map, uintptr_t start, uintptr_t end, struct 
 /* True: the item is in the leaf now, in a slot that was unused. */
 static bool place(struct tdi_map_node *leaf, unsigned slot, struct tdi_map_item *item)
 {
-	const struct tdi_map_item *near = tdi_map_load(&leaf->slots[slot]);
+	const struct tdi_map_item *near = tdi_map_load(tdi_map_slot(leaf, slot));
 	unsigned first = slot, last = slot;
 
 	/* The unused slots between the two items that it belongs between. */
@@ -111,11 +111,11 @@ static bool place(struct tdi_map_node *leaf, unsigned slot, struct tdi_map_item 
 		return false;
 	else if (near)
 		first = last = slot - 1;
-	if (first == TDI_MAP_SLOTS || tdi_map_load(&leaf->slots[first]))
+	if (first == TDI_MAP_SLOTS || tdi_map_load(tdi_map_slot(leaf, first)))
 		return false;
-	while (first > 0 && !tdi_map_load(&leaf->slots[first - 1]))
+	while (first > 0 && !tdi_map_load(tdi_map_slot(leaf, first - 1)))
 		first--;
-	while (last + 1 < TDI_MAP_SLOTS && !tdi_map_load(&leaf->slots[last + 1]))
+	while (last + 1 < TDI_MAP_SLOTS && !tdi_map_load(tdi_map_slot(leaf, last + 1)))
 		last++;
 
 	/* The next one may well belong between the same two, or beyond the outermost. */
@@ -128,7 +128,7 @@ static bool place(struct tdi_map_node *leaf, unsigned slot, struct tdi_map_item 
 	lower_keys(leaf, slot, item->start);
 	raise_keys(leaf, slot, item->end);
 	leaf->live++;
-	tdi_map_publish(&leaf->slots[slot], item);
+	tdi_map_publish(tdi_map_slot(leaf, slot), item);
 	return true;
 }
 
@@ -145,7 +145,7 @@ static void take_before(struct content *content, const struct tdi_map_node *node
 {
 	content->n = 0;
 	for (unsigned i = 0; i < slot; i++) {
-		void *in = tdi_map_load(&node->slots[i]);
+		void *in = tdi_map_load(tdi_map_slot(node, i));
 
 		if (in)
 			add(content, i ? tdi_map_key(node, i) : 0, in);
@@ -159,7 +159,7 @@ static void take_from(struct content *content, const struct tdi_map_node *node,
 {
 	content->last_new = content->n - 1;
 	for (; slot < TDI_MAP_SLOTS; slot++) {
-		void *in = tdi_map_load(&node->slots[slot]);
+		void *in = tdi_map_load(tdi_map_slot(node, slot));
 
 		if (in)
 			add(content, slot ? tdi_map_key(node, slot) : 0, in);
@@ -207,13 +207,13 @@ static struct tdi_map_node *make(struct update *update, bool leaf,
 		for (; next <= slot; next++) {
 			if (next > 0)
 				tdi_map_set_key(node, next, entry->key);
-			atomic_init(&node->slots[next],
+			atomic_init(tdi_map_slot(node, next),
 				    next == slot ? entry->slot : NULL);
 		}
 	}
 	for (; next < TDI_MAP_SLOTS; next++) {
 		tdi_map_set_key(node, next, UINTPTR_MAX);
-		atomic_init(&node->slots[next], NULL);
+		atomic_init(tdi_map_slot(node, next), NULL);
 	}
 	return node;
 }
@@ -238,7 +238,7 @@ static bool is_outermost(const struct way *way, unsigned level, bool after)
 		unsigned end = after ? TDI_MAP_SLOTS : step->slot;
 
 		for (unsigned i = first; i < end; i++) {
-			if (tdi_map_load(&step->node->slots[i]))
+			if (tdi_map_load(tdi_map_slot(step->node, i)))
 				return false;
 		}
 	}
@@ -380,7 +380,7 @@ int tdi_map_insert(struct tdi_map *map, struct tdi_map_item *item)
 		return 0;
 	}
 
-	near = tdi_map_load(&last->node->slots[last->slot]);
+	near = tdi_map_load(tdi_map_slot(last->node, last->slot));
 	if (near->start < item->start)
 		last->slot++;
 	take_before(&content, last->node, last->slot);

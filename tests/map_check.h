@@ -30,7 +30,7 @@ static inline void check_node(const struct tdi_map_node *node, uintptr_t from,
 		shape->depth = depth;
 	for (unsigned i = 0; i < TDI_MAP_SLOTS; i++) {
 		uintptr_t next = UINTPTR_MAX;
-		void *in = tdi_map_load(&node->slots[i]);
+		void *in = tdi_map_load(tdi_map_slot(node, i));
 
 		if (i + 1 < TDI_MAP_SLOTS)
 			next = tdi_map_key(node, i + 1);
