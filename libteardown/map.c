@@ -8,6 +8,7 @@ void tdi_map_init(struct tdi_map *map, const struct rcu_flavor_struct *flavor)
 	atomic_init(&map->root, NULL);
 	map->flavor = flavor;
 	map->items = map->nodes = 0;
+	map->depth = 0;
 }
 
 /* ---- nodes that are no longer needed ---- */
@@ -183,7 +184,10 @@ static void unhook(struct tdi_map *map, struct place *place)
 
 	leaf->next = NULL;
 	tdi_map_publish(place->link, NULL);
+	if (!parent)
+		map->depth = 0;
 	if (parent && --parent->live == 1) {
+		map->depth -= place->parent_link == &map->root;
 		tdi_map_publish(place->parent_link, first_from(parent, 0));
 		parent->next = NULL;
 		leaf->next = parent;

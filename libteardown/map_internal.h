@@ -32,7 +32,7 @@
 enum {
 	TDI_MAP_SLOTS = 32,
 	TDI_MAP_LINE = 4,	/* slots in a cache line, with their keys */
-	TDI_MAP_DEPTH_MAX = 10, /* a longer way makes an insert rebuild the tree */
+	TDI_MAP_DEPTH_MAX = 10, /* an insert that needs more rebuilds the tree */
 };
 
 struct tdi_map_line {
