@@ -145,8 +145,9 @@ struct tdi_map_item *tdi_map_at_or_after(const struct tdi_map *map, uintptr_t ad
 		item = first_below(node, addr, &after);
 		if (item || !after)
 			break;
-		/* No node is empty, unless a writer is just taking its last item out:
-		 * then look again. */
+		/* No node that a reader can reach is ever empty. If that one seems so,
+		 * then because items were put in behind us and taken out before us: a
+		 * writer has got on meanwhile, and we look again. */
 		item = first_below(after, addr, &after);
 	}
 	done_reading(map);
@@ -179,8 +180,10 @@ static void locate(struct tdi_map *map, struct tdi_map_item *item, struct place 
 			(unsigned long)item->end);
 }
 
-/* Takes an empty leaf out, and its parent if that has only one other node: that node
- * takes its place. */
+/*
+ * Takes out a leaf together with its last item, which stays in it, and the leaf's parent
+ * if that has only one other node: that node takes its place.
+ */
 static void unhook(struct tdi_map *map, struct place *place)
 {
 	struct tdi_map_node *leaf = place->leaf, *parent = place->parent;
@@ -203,9 +206,10 @@ void tdi_map_remove(struct tdi_map *map, struct tdi_map_item *item)
 	struct place place;
 
 	locate(map, item, &place);
-	tdi_map_publish(place.slot, NULL);
 	map->items--;
-	if (--place.leaf->live == 0)
+	if (--place.leaf->live > 0)
+		tdi_map_publish(place.slot, NULL);
+	else
 		unhook(map, &place);
 }
 
