@@ -29,6 +29,7 @@ struct tdi_map {
 	_Atomic(void *) root;
 	const struct rcu_flavor_struct *flavor;
 	size_t items, nodes;
+	unsigned depth; /* of no leaf is it more */
 };
 
 /* flavor NULL: no readers beside the writer, and nodes are freed at once. */

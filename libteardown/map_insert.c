@@ -60,16 +60,15 @@ static void lower_keys(struct tdi_map_node *node, unsigned slot, uintptr_t start
 		tdi_map_set_key(node, i, start);
 }
 
-/* The slot of a node above the leaves to go down by, once all of the free range leads
+/* The slot of a node above the leaves to go down by, once all of a free range leads
  * there. */
-static unsigned aim(struct tdi_map_node *node, uintptr_t start, uintptr_t end)
+static unsigned aim(struct tdi_map_node *node, unsigned slot, uintptr_t start,
+		    uintptr_t end)
 {
-	unsigned slot = tdi_map_slot_of(node, start);
-
-	while (slot > 0 && !tdi_map_load(&node->slots[slot]))
+	while (slot > 0 && !tdi_map_load(tdi_map_slot(node, slot)))
 		slot--;
-	if (!tdi_map_load(&node->slots[slot])) {
-		while (!tdi_map_load(&node->slots[slot]))
+	if (!tdi_map_load(tdi_map_slot(node, slot))) {
+		while (!tdi_map_load(tdi_map_slot(node, slot)))
 			slot++;
 		lower_keys(node, slot, start);
 	}
@@ -77,31 +76,66 @@ static unsigned aim(struct tdi_map_node *node, uintptr_t start, uintptr_t end)
 	return slot;
 }
 
-/* Makes the way for a free range. -ELOOP: it is too long. The map is not empty. */
-static int find_way(struct tdi_map *map, uintptr_t start, uintptr_t end, struct way *way)
+static bool is_free(const struct tdi_map *map, uintptr_t start, uintptr_t end)
+{
+	const struct tdi_map_item *next = tdi_map_at_or_after(map, start);
+
+	return !next || next->start >= end;
+}
+
+/* The same for a range of which nothing leads elsewhere than to this slot of this leaf,
+ * and on to the slots after it. */
+static bool is_free_in_leaf(const struct tdi_map_node *leaf, unsigned slot,
+			    uintptr_t start, uintptr_t end)
+{
+	const struct tdi_map_item *item = tdi_map_load(tdi_map_slot(leaf, slot));
+
+	if (item && item->start < end && item->end > start)
+		return false;
+	while (++slot < TDI_MAP_SLOTS && tdi_map_key(leaf, slot) < end) {
+		item = tdi_map_load(tdi_map_slot(leaf, slot));
+		if (item && item->start < end)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Makes the way for a range that is free, unless known to be so already. -EEXIST: it is
+ * not. The map is not empty.
+ */
+static int find_way(struct tdi_map *map, uintptr_t start, uintptr_t end, bool known,
+		    struct way *way)
 {
 	_Atomic(void *) *link = &map->root;
 
-	for (way->depth = 0; way->depth < TDI_MAP_DEPTH_MAX; way->depth++) {
+	for (way->depth = 0;;) {
 		struct tdi_map_node *node = tdi_map_load(link);
-		struct step *step = &way->steps[way->depth];
+		unsigned slot = tdi_map_slot_of(node, start);
+		struct step *step = &way->steps[way->depth++];
 
-		*step = (struct step){.link = link, .node = node};
+		*step = (struct step){.link = link, .node = node, .slot = slot};
 		if (node->leaf) {
-			step->slot = tdi_map_slot_of(node, start);
-			way->depth++;
-			return 0;
+			known = known || is_free_in_leaf(node, slot, start, end);
+			return known ? 0 : -EEXIST;
 		}
-		step->slot = aim(node, start, end);
-		link = &node->slots[step->slot];
+		link = tdi_map_slot(node, slot);
+		if (tdi_map_load(link) &&
+		    (slot + 1 == TDI_MAP_SLOTS || tdi_map_key(node, slot + 1) >= end))
+			continue;
+		/* keys must be moved, which only a free range allows */
+		if (!known && !is_free(map, start, end))
+			return -EEXIST;
+		known = true;
+		step->slot = aim(node, slot, start, end);
+		link = tdi_map_slot(node, step->slot);
 	}
-	return -ELOOP;
 }
 
 /* True: the item is in the leaf now, in a slot that was unused. */
 static bool place(struct tdi_map_node *leaf, unsigned slot, struct tdi_map_item *item)
 {
-	const struct tdi_map_item *near = tdi_map_load(&leaf->slots[slot]);
+	const struct tdi_map_item *near = tdi_map_load(tdi_map_slot(leaf, slot));
 	unsigned first = slot, last = slot;
 
 	/* The unused slots between the two items that it belongs between. */
@@ -111,11 +145,11 @@ static bool place(struct tdi_map_node *leaf, unsigned slot, struct tdi_map_item 
 		return false;
 	else if (near)
 		first = last = slot - 1;
-	if (first == TDI_MAP_SLOTS || tdi_map_load(&leaf->slots[first]))
+	if (first == TDI_MAP_SLOTS || tdi_map_load(tdi_map_slot(leaf, first)))
 		return false;
-	while (first > 0 && !tdi_map_load(&leaf->slots[first - 1]))
+	while (first > 0 && !tdi_map_load(tdi_map_slot(leaf, first - 1)))
 		first--;
-	while (last + 1 < TDI_MAP_SLOTS && !tdi_map_load(&leaf->slots[last + 1]))
+	while (last + 1 < TDI_MAP_SLOTS && !tdi_map_load(tdi_map_slot(leaf, last + 1)))
 		last++;
 
 	/* The next one may well belong between the same two, or beyond the outermost. */
@@ -128,7 +162,7 @@ static bool place(struct tdi_map_node *leaf, unsigned slot, struct tdi_map_item 
 	lower_keys(leaf, slot, item->start);
 	raise_keys(leaf, slot, item->end);
 	leaf->live++;
-	tdi_map_publish(&leaf->slots[slot], item);
+	tdi_map_publish(tdi_map_slot(leaf, slot), item);
 	return true;
 }
 
@@ -145,7 +179,7 @@ static void take_before(struct content *content, const struct tdi_map_node *node
 {
 	content->n = 0;
 	for (unsigned i = 0; i < slot; i++) {
-		void *in = tdi_map_load(&node->slots[i]);
+		void *in = tdi_map_load(tdi_map_slot(node, i));
 
 		if (in)
 			add(content, i ? tdi_map_key(node, i) : 0, in);
@@ -159,7 +193,7 @@ static void take_from(struct content *content, const struct tdi_map_node *node,
 {
 	content->last_new = content->n - 1;
 	for (; slot < TDI_MAP_SLOTS; slot++) {
-		void *in = tdi_map_load(&node->slots[slot]);
+		void *in = tdi_map_load(tdi_map_slot(node, slot));
 
 		if (in)
 			add(content, slot ? tdi_map_key(node, slot) : 0, in);
@@ -207,13 +241,13 @@ static struct tdi_map_node *make(struct update *update, bool leaf,
 		for (; next <= slot; next++) {
 			if (next > 0)
 				tdi_map_set_key(node, next, entry->key);
-			atomic_init(&node->slots[next],
+			atomic_init(tdi_map_slot(node, next),
 				    next == slot ? entry->slot : NULL);
 		}
 	}
 	for (; next < TDI_MAP_SLOTS; next++) {
 		tdi_map_set_key(node, next, UINTPTR_MAX);
-		atomic_init(&node->slots[next], NULL);
+		atomic_init(tdi_map_slot(node, next), NULL);
 	}
 	return node;
 }
@@ -238,7 +272,7 @@ static bool is_outermost(const struct way *way, unsigned level, bool after)
 		unsigned end = after ? TDI_MAP_SLOTS : step->slot;
 
 		for (unsigned i = first; i < end; i++) {
-			if (tdi_map_load(&step->node->slots[i]))
+			if (tdi_map_load(tdi_map_slot(step->node, i)))
 				return false;
 		}
 	}
@@ -259,13 +293,15 @@ static unsigned cut_of(const struct content *content, const struct way *way,
 	return content->n / 2;
 }
 
-/* Puts the content in the place of the leaf at the end of the way, in one step. */
+/* Puts the content in the place of the leaf at the end of the way, in one step. -ENOMEM;
+ * -ELOOP: the tree would become too deep. Nothing has changed then. */
 static int rewrite(struct tdi_map *map, struct way *way, struct content *content)
 {
 	struct update update = {.map = map};
 	struct step *step = &way->steps[way->depth - 1];
 	struct tdi_map_node *left, *right;
-	bool leaf = true;
+	bool leaf = true, deeper = false;
+	int err = -ENOMEM;
 
 	for (;; leaf = false) {
 		unsigned level = (unsigned)(step - way->steps);
@@ -277,31 +313,38 @@ static int rewrite(struct tdi_map *map, struct way *way, struct content *content
 		right = cut < content->n ? make(&update, leaf, content, cut, content->n)
 					 : NULL;
 		if (!left || (cut < content->n && !right))
-			goto no_memory;
+			goto failed;
 		step->node->next = update.replaced;
 		update.replaced = step->node;
 		if (!right)
 			break;
+		if (level == 0 && map->depth == TDI_MAP_DEPTH_MAX) {
+			err = -ELOOP;
+			goto failed;
+		}
 		if (level == 0) {
+			deeper = true;
 			content->n = 0;
 			add(content, 0, left);
 			add(content, content->entries[cut].key, right);
 			left = make(&update, false, content, 0, 2);
 			if (!left)
-				goto no_memory;
+				goto failed;
 			break;
 		}
 		step--;
 		take_with_two(content, step->node, step->slot, left,
 			      content->entries[cut].key, right);
 	}
+	map->depth += deeper;
+	map->items++;
 	tdi_map_publish(step->link, left);
 	tdi_map_retire(map, update.replaced);
 	return 0;
 
-no_memory:
+failed:
 	unmake(&update);
-	return -ENOMEM;
+	return err;
 }
 
 static int start_with(struct tdi_map *map, struct tdi_map_item *item)
@@ -315,13 +358,14 @@ static int start_with(struct tdi_map *map, struct tdi_map_item *item)
 	if (!root)
 		return -ENOMEM;
 	tdi_map_publish(&map->root, root);
+	map->depth = 1;
 	map->items++;
 	return 0;
 }
 
 /*
  * Nodes are not merged, and a leaf high up grows into a tree of its own. Who insists can
- * make the ways longer with a thousand changes or so each; here they become short again.
+ * make the tree deeper with a thousand changes or so each time; here it is built anew.
  */
 static int rebuild(struct tdi_map *map)
 {
@@ -341,37 +385,23 @@ static int rebuild(struct tdi_map *map)
 		at = item->end;
 	}
 	map->nodes += fresh.nodes;
+	map->depth = fresh.depth;
 	tdi_map_publish(&map->root, tdi_map_load(&fresh.root));
 	tdi_map_retire(map, tdi_map_chain_all(old));
 	return 0;
 }
 
-static int find_short_way(struct tdi_map *map, uintptr_t start, uintptr_t end,
-			  struct way *way)
+static int insert(struct tdi_map *map, struct tdi_map_item *item)
 {
-	int err = 0;
-
-	while (!err && find_way(map, start, end, way) != 0)
-		err = rebuild(map);
-	return err;
-}
-
-int tdi_map_insert(struct tdi_map *map, struct tdi_map_item *item)
-{
-	const struct tdi_map_item *next, *near;
+	const struct tdi_map_item *near;
 	struct content content;
 	struct step *last;
 	struct way way;
 	int err;
 
-	if (item->start >= item->end)
-		return -EINVAL;
-	next = tdi_map_at_or_after(map, item->start);
-	if (next && next->start < item->end)
-		return -EEXIST;
 	if (!tdi_map_load(&map->root))
 		return start_with(map, item);
-	err = find_short_way(map, item->start, item->end, &way);
+	err = find_way(map, item->start, item->end, false, &way);
 	if (err)
 		return err;
 	last = &way.steps[way.depth - 1];
@@ -380,7 +410,7 @@ int tdi_map_insert(struct tdi_map *map, struct tdi_map_item *item)
 		return 0;
 	}
 
-	near = tdi_map_load(&last->node->slots[last->slot]);
+	near = tdi_map_load(tdi_map_slot(last->node, last->slot));
 	if (near->start < item->start)
 		last->slot++;
 	take_before(&content, last->node, last->slot);
@@ -391,18 +421,39 @@ int tdi_map_insert(struct tdi_map *map, struct tdi_map_item *item)
 
 		after->key = tdi_max_size(after->key, item->end); /* K2 */
 	}
-	err = rewrite(map, &way, &content);
-	if (!err)
-		map->items++;
-	return err;
+	return rewrite(map, &way, &content);
+}
+
+int tdi_map_insert(struct tdi_map *map, struct tdi_map_item *item)
+{
+	int err;
+
+	if (item->start >= item->end)
+		return -EINVAL;
+	err = insert(map, item);
+	if (err != -ELOOP)
+		return err;
+	err = rebuild(map);
+	return err ? err : insert(map, item);
+}
+
+static int split(struct tdi_map *map, struct tdi_map_item *old, struct tdi_map_item *left,
+		 struct tdi_map_item *right)
+{
+	struct content content;
+	const struct step *last;
+	struct way way;
+
+	find_way(map, old->start, old->end, true,
+		 &way); /* the old one's: moves nothing */
+	last = &way.steps[way.depth - 1];
+	take_with_two(&content, last->node, last->slot, left, right->start, right);
+	return rewrite(map, &way, &content);
 }
 
 int tdi_map_split(struct tdi_map *map, struct tdi_map_item *old,
 		  struct tdi_map_item *left, struct tdi_map_item *right)
 {
-	struct content content;
-	struct step *last;
-	struct way way;
 	int err;
 
 	if (left->start < old->start || left->start >= left->end ||
@@ -412,13 +463,9 @@ int tdi_map_split(struct tdi_map *map, struct tdi_map_item *old,
 	if (tdi_map_find(map, old->start) != old)
 		tdi_die("map: item %#lx-%#lx is not in it", (unsigned long)old->start,
 			(unsigned long)old->end);
-	err = find_short_way(map, old->start, old->end, &way);
-	if (err)
+	err = split(map, old, left, right);
+	if (err != -ELOOP)
 		return err;
-	last = &way.steps[way.depth - 1];
-	take_with_two(&content, last->node, last->slot, left, right->start, right);
-	err = rewrite(map, &way, &content);
-	if (!err)
-		map->items++;
-	return err;
+	err = rebuild(map);
+	return err ? err : split(map, old, left, right);
 }

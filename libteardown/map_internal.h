@@ -31,8 +31,13 @@
 
 enum {
 	TDI_MAP_SLOTS = 32,
-	TDI_MAP_LINE = 8,	/* keys in a cache line */
-	TDI_MAP_DEPTH_MAX = 10, /* a longer way makes an insert rebuild the tree */
+	TDI_MAP_LINE = 4,	/* slots in a cache line, with their keys */
+	TDI_MAP_DEPTH_MAX = 10, /* an insert that needs more rebuilds the tree */
+};
+
+struct tdi_map_line {
+	_Atomic(uintptr_t) keys[TDI_MAP_LINE];
+	_Atomic(void *) slots[TDI_MAP_LINE];
 };
 
 struct tdi_map_node {
@@ -41,25 +46,38 @@ struct tdi_map_node {
 			bool leaf;
 			uint8_t live; /* slots in use; writers' only */
 		};
-		_Atomic(uintptr_t) keys[TDI_MAP_SLOTS];
+		struct tdi_map_line lines[TDI_MAP_SLOTS / TDI_MAP_LINE];
 	};
-	_Atomic(void *) slots[TDI_MAP_SLOTS];
 	/* of nodes that are out of the map, or about to be */
 	struct tdi_map_node *next;
 	const struct tdi_map *map; /* only its address */
 	struct rcu_head rcu;
 };
 
+static inline _Atomic(void *) *tdi_map_slot(const struct tdi_map_node *node,
+					    unsigned slot)
+{
+	const struct tdi_map_line *line = &node->lines[slot / TDI_MAP_LINE];
+
+	return (_Atomic(void *) *)&line->slots[slot % TDI_MAP_LINE];
+}
+
 /* Relaxed: whatever a search meets is right, as told above. */
 static inline uintptr_t tdi_map_key(const struct tdi_map_node *node, unsigned slot)
 {
-	return atomic_load_explicit(&node->keys[slot], memory_order_relaxed);
+	const struct tdi_map_line *line = &node->lines[slot / TDI_MAP_LINE];
+
+	return atomic_load_explicit(&line->keys[slot % TDI_MAP_LINE],
+				    memory_order_relaxed);
 }
 
 static inline void tdi_map_set_key(struct tdi_map_node *node, unsigned slot,
 				   uintptr_t key)
 {
-	atomic_store_explicit(&node->keys[slot], key, memory_order_relaxed);
+	struct tdi_map_line *line = &node->lines[slot / TDI_MAP_LINE];
+
+	atomic_store_explicit(&line->keys[slot % TDI_MAP_LINE], key,
+			      memory_order_relaxed);
 }
 
 /* Acquire: pairs with the release in tdi_map_publish. */
@@ -74,22 +92,46 @@ static inline void tdi_map_publish(_Atomic(void *) *link, void *content)
 	atomic_store_explicit(link, content, memory_order_release);
 }
 
+/* Keys one after the other: the compiler would make more instructions of it. */
+static inline uintptr_t tdi_map_count(uintptr_t n, uintptr_t key, uintptr_t addr)
+{
+	n += key <= addr;
+	__asm__("" : "+r"(n));
+	return n;
+}
+
 /*
  * The slot whose range addr is in: the number of keys up to addr. The first key of each
  * line tells the line, then the keys of that line tell the slot: without branches, and
- * with loads that do not wait for each other.
+ * with loads from memory that do not wait for each other.
  */
+static inline _Atomic(void *) *tdi_map_search(const struct tdi_map_node *node,
+					      uintptr_t addr)
+{
+	const struct tdi_map_line *line;
+	uintptr_t first = 0, slot = 0;
+
+#pragma GCC unroll 8
+	for (unsigned i = TDI_MAP_LINE; i < TDI_MAP_SLOTS; i += TDI_MAP_LINE)
+		first = tdi_map_count(first, tdi_map_key(node, i), addr);
+	line = &node->lines[first];
+#pragma GCC unroll 4
+	for (unsigned i = 1; i < TDI_MAP_LINE; i++) {
+		uintptr_t key =
+			atomic_load_explicit(&line->keys[i], memory_order_relaxed);
+
+		slot = tdi_map_count(slot, key, addr);
+	}
+	return (_Atomic(void *) *)&line->slots[slot];
+}
+
+/* The number of that slot. */
 static inline unsigned tdi_map_slot_of(const struct tdi_map_node *node, uintptr_t addr)
 {
-	unsigned slot = 0;
+	size_t at = (size_t)((char *)tdi_map_search(node, addr) - (char *)node);
 
-	for (unsigned first = TDI_MAP_LINE; first < TDI_MAP_SLOTS; first += TDI_MAP_LINE)
-		slot += tdi_map_key(node, first) <= addr;
-	slot *= TDI_MAP_LINE;
-	node = (const void *)((const uintptr_t *)node + slot);
-	for (unsigned i = 1; i < TDI_MAP_LINE; i++)
-		slot += tdi_map_key(node, i) <= addr;
-	return slot;
+	return (unsigned)(at / sizeof(struct tdi_map_line) * TDI_MAP_LINE +
+			  at / sizeof(void *) % TDI_MAP_LINE);
 }
 
 /* Frees the nodes of a chain when no reader is in them any more. */

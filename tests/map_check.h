@@ -11,7 +11,7 @@
 #define expect(what)                                                                     \
 	do {                                                                             \
 		if (!(what))                                                             \
-			ck_abort_msg("not so: " #what);                                  \
+			ck_abort_msg("not so: %s", #what);                               \
 	} while (0)
 
 struct map_shape {
@@ -30,7 +30,7 @@ static inline void check_node(const struct tdi_map_node *node, uintptr_t from,
 		shape->depth = depth;
 	for (unsigned i = 0; i < TDI_MAP_SLOTS; i++) {
 		uintptr_t next = UINTPTR_MAX;
-		void *in = tdi_map_load(&node->slots[i]);
+		void *in = tdi_map_load(tdi_map_slot(node, i));
 
 		if (i + 1 < TDI_MAP_SLOTS)
 			next = tdi_map_key(node, i + 1);
@@ -67,6 +67,8 @@ static inline struct map_shape check_shape(const struct tdi_map *map)
 		check_node(root, 0, UINTPTR_MAX, 1, &shape);
 	ck_assert_uint_eq(shape.items, map->items);
 	ck_assert_uint_eq(shape.nodes, map->nodes);
+	ck_assert_uint_le(shape.depth, map->depth);
+	ck_assert_uint_le(map->depth, TDI_MAP_DEPTH_MAX);
 	return shape;
 }
 
