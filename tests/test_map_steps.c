@@ -20,6 +20,11 @@ START_TEST(each_change_is_one_step)
 }
 END_TEST
 
+static void add_tests(struct tdt *tests)
+{
+	tdt_add(tests, each_change_is_one_step, NULL, NULL);
+}
+
 #else
 
 enum { ITEMS = 600, CHANGES = 300, PROBES = 16, SPACE = 8000, TRAP_FLAG = 0x100 };
@@ -197,12 +202,23 @@ static void split_one(struct tdi_map_item *item)
 	drop(item);
 }
 
-START_TEST(each_change_is_one_step)
+static void setup(void)
 {
 	struct sigaction action = {.sa_sigaction = on_step, .sa_flags = SA_SIGINFO};
 
 	ck_assert_int_eq(sigaction(SIGTRAP, &action, NULL), 0);
 	tdi_map_init(&map, NULL);
+}
+
+static void teardown(void)
+{
+	tdi_map_destroy(&map);
+	printf("# %lu instructions\n", steps);
+	ck_assert_uint_gt(steps, CHANGES);
+}
+
+START_TEST(each_change_is_one_step)
+{
 	for (int i = 0; i < CHANGES; i++) {
 		struct tdi_map_item *item =
 			tdi_map_at_or_after(&map, random_below(SPACE));
@@ -234,11 +250,31 @@ START_TEST(each_change_is_one_step)
 		}
 		check_shape(&map);
 	}
-	printf("# %lu instructions\n", steps);
-	ck_assert_uint_gt(steps, CHANGES);
-	tdi_map_destroy(&map);
 }
 END_TEST
+
+/* Leaves and the nodes above them go with their last item; nobody waits for that. */
+START_TEST(nor_is_the_end_of_a_leaf_more_than_one_step)
+{
+	enum { N = 200 };
+
+	for (uintptr_t i = 0; i < N; i++) {
+		struct tdi_map_item *item = unused();
+
+		*item = (struct tdi_map_item){i * 40 + 1, i * 40 + 30};
+		expect(tdi_map_insert(&map, item) == 0);
+	}
+	for (uintptr_t i = 0; i < N; i++)
+		remove_one(tdi_map_find(&map, i * 73 % N * 40 + 10), i > N / 2);
+	ck_assert_uint_eq(map.nodes, 0);
+}
+END_TEST
+
+static void add_tests(struct tdt *tests)
+{
+	tdt_add(tests, each_change_is_one_step, setup, teardown);
+	tdt_add(tests, nor_is_the_end_of_a_leaf_more_than_one_step, setup, teardown);
+}
 
 #endif
 
@@ -246,6 +282,6 @@ int main(void)
 {
 	struct tdt *tests = tdt_suite("map_steps");
 
-	tdt_add(tests, each_change_is_one_step, NULL, NULL);
+	add_tests(tests);
 	return tdt_run(tests);
 }
