@@ -85,7 +85,8 @@ void tdi_engine_queue(struct td_engine *engine, struct td_work *work);
  */
 int tdi_engine_run(struct td_engine *engine, struct td_work *work);
 
-/* Is the calling thread one of the engine's reapers? */
+/* Does the calling thread run a work of the engine, as a reaper or in the place of one?
+ * Then it must not wait for the engine: it would wait for itself. */
 bool tdi_engine_is_reaper(const struct td_engine *engine);
 
 /* ---- between the engine's own files ---- */
@@ -105,6 +106,15 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work,
 
 /* Calls done() and counts the work out. The work may be gone when this returns. */
 void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status);
+
+/* Around slices: on a thread's stack, one within another where a callback of one engine
+ * frees for another one. */
+struct tdi_reaping {
+	const struct td_engine *engine;
+	struct tdi_reaping *outer;
+};
+void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine);
+void tdi_reaping_leave(struct tdi_reaping *here);
 
 /* Runs slices in the caller. True: finished; false: still pausing after a second. */
 bool tdi_work_run_here(struct td_engine *engine, struct td_work *work);

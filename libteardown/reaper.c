@@ -6,11 +6,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static __thread struct td_engine *reaping;
+static __thread struct tdi_reaping *reaping;
+
+void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine)
+{
+	*here = (struct tdi_reaping){engine, reaping};
+	reaping = here;
+}
+
+void tdi_reaping_leave(struct tdi_reaping *here)
+{
+	reaping = here->outer;
+}
 
 bool tdi_engine_is_reaper(const struct td_engine *engine)
 {
-	return reaping == engine;
+	for (const struct tdi_reaping *at = reaping; at; at = at->outer) {
+		if (at->engine == engine)
+			return true;
+	}
+	return false;
 }
 
 static void settle_in(struct tdi_reaper *reaper)
@@ -51,25 +66,27 @@ static void *reap(void *arg)
 {
 	struct tdi_reaper *reaper = arg;
 	struct td_engine *engine = reaper->engine;
+	struct tdi_reaping here;
 	struct td_work *work;
 
-	reaping = engine;
+	tdi_reaping_enter(&here, engine);
 	settle_in(reaper);
 	while ((work = tdi_queue_take(&engine->queue)) != NULL)
 		run_slice(engine, work);
+	tdi_reaping_leave(&here);
 	return NULL;
 }
 
 bool tdi_reaper_help(struct td_engine *engine)
 {
-	struct td_engine *before = reaping;
 	struct td_work *work = tdi_queue_try_take(&engine->queue);
+	struct tdi_reaping here;
 
 	if (!work)
 		return false;
-	reaping = engine; /* callbacks must not wait for themselves */
+	tdi_reaping_enter(&here, engine);
 	run_slice(engine, work);
-	reaping = before;
+	tdi_reaping_leave(&here);
 	return true;
 }
 

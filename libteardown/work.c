@@ -109,7 +109,7 @@ void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 		tdi_sys_futex_wake(&engine->pending.works[epoch], INT_MAX);
 }
 
-bool tdi_work_run_here(struct td_engine *engine, struct td_work *work)
+static bool run_here(struct td_engine *engine, struct td_work *work)
 {
 	struct tdi_slice_end end;
 	unsigned pauses = 0;
@@ -131,4 +131,15 @@ bool tdi_work_run_here(struct td_engine *engine, struct td_work *work)
 			return true;
 		}
 	}
+}
+
+bool tdi_work_run_here(struct td_engine *engine, struct td_work *work)
+{
+	struct tdi_reaping here;
+	bool finished;
+
+	tdi_reaping_enter(&here, engine);
+	finished = run_here(engine, work);
+	tdi_reaping_leave(&here);
+	return finished;
 }

@@ -382,6 +382,7 @@ START_TEST(in_a_child_it_is_plain_munmap)
 	map_at(addr, MIB, PROT_READ | PROT_WRITE);
 	tdt_touch(addr, MIB);
 	ck_assert_int_eq(unmap(addr, MIB), 0);
+	ck_assert_int_eq(td_munmap(addr, MIB), 0); /* makes the default engine */
 	pid = fork();
 	if (pid == 0) {
 		alarm(20); /* rather than hang */
