@@ -83,6 +83,17 @@ static void release(struct tdi_range *range)
 	range->start = range->end;
 }
 
+void tdi_ranges_join(struct tdi_range *range, struct tdi_range *tail)
+{
+	uintptr_t end = tail->end;
+
+	pthread_mutex_lock(&lock);
+	release(tail);
+	range->end = end;
+	pthread_cond_broadcast(&settled);
+	pthread_mutex_unlock(&lock);
+}
+
 void tdi_ranges_hand_over(struct tdi_range *range, struct tdi_range *heir)
 {
 	pthread_mutex_lock(&lock);

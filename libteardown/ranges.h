@@ -24,6 +24,9 @@ int tdi_ranges_claim(struct tdi_range *range);
  */
 int tdi_ranges_split(struct tdi_range *range, uintptr_t at, struct tdi_range *tail);
 
+/* Takes a cut back, in one step: nobody else can claim any of it in between. */
+void tdi_ranges_join(struct tdi_range *range, struct tdi_range *tail);
+
 /* heir, which has the same bounds, takes the place of a claim. */
 void tdi_ranges_hand_over(struct tdi_range *range, struct tdi_range *heir);
 

@@ -204,7 +204,7 @@ int tdi_region_cut(struct tdi_region *region, uintptr_t at, struct tdi_region **
 void tdi_region_uncut(struct tdi_region *region, struct tdi_region *left,
 		      struct tdi_region *right)
 {
-	tdi_ranges_release(&right->range);
+	tdi_ranges_join(&left->range, &right->range);
 	region->range =
 		(struct tdi_range){region->tag->item.start, region->tag->item.end, false};
 	tdi_ranges_hand_over(&left->range, &region->range);
