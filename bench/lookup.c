@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <urcu/urcu-memb.h>
@@ -25,7 +26,7 @@ enum { TD, BSEARCH, NR_WAYS };
 #define READERS_MAX 2u
 #define BATCH 1000u /* lookups in one read-side critical section */
 #define NR_BATCHES 500u
-#define UPDATES 2000u
+#define UPDATES (2 * BENCH_REPEAT_MAX)
 
 /* ---- what is searched: one region for each page of one mapping ---- */
 
@@ -42,12 +43,13 @@ struct field {
 	size_t nr_entries;
 };
 
-static void map_pages(char *start, size_t size, int flags)
+static char *map_pages(char *start, size_t size, int flags)
 {
 	void *mapped = mmap(start, size, PROT_NONE,
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
 
 	bench_must(mapped == MAP_FAILED ? -errno : 0, "mmap");
+	return mapped;
 }
 
 static void field_make(td_engine *engine, size_t nr, struct field *field)
@@ -56,9 +58,7 @@ static void field_make(td_engine *engine, size_t nr, struct field *field)
 
 	field->page = page;
 	field->nr = field->nr_entries = nr;
-	field->start = mmap(NULL, nr * page, PROT_NONE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	bench_must(field->start == MAP_FAILED ? -errno : 0, "mmap");
+	field->start = map_pages(NULL, nr * page, 0);
 	bench_must(td_space_create(engine, TD_SPACE_OPTS(.name = "bench"), &field->space),
 		   "td_space_create");
 	field->entries = calloc(nr, sizeof(field->entries[0]));
@@ -150,6 +150,19 @@ static void read_bsearch(const struct field *field, uint64_t *seed)
 	bench_must(bad, "search");
 }
 
+/*
+ * Of this thread's CPU time, which other programs do not add to. A reader has nothing to
+ * sleep on: if one held up another it would be by cache lines, and that is CPU time.
+ */
+static uint64_t thread_ns(void)
+{
+	struct timespec time;
+
+	bench_must(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time) ? -errno : 0,
+		   "clock_gettime");
+	return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
 static void *read_on(void *arg)
 {
 	struct reader *reader = arg;
@@ -160,10 +173,10 @@ static void *read_on(void *arg)
 	urcu_memb_register_thread();
 	read_batch(reader->field, &reader->seed);
 	pthread_barrier_wait(reader->begin);
-	began = bench_now_ns();
+	began = thread_ns();
 	for (unsigned i = 0; i < NR_BATCHES; i++)
 		read_batch(reader->field, &reader->seed);
-	reader->took_ns = bench_now_ns() - began;
+	reader->took_ns = thread_ns() - began;
 	urcu_memb_unregister_thread();
 	return NULL;
 }
@@ -208,7 +221,8 @@ struct maps_query {
  * The system calls that taking out and adopting one page comes to, alone, in the same
  * mapping: td_region_unmap is a munmap below the engine's threshold; td_region_adopt
  * opens the list of mappings, asks it once (an older kernel: reads it) and closes it.
- * What is left of an update without them is the library's own. The mmap that fills the
+ * What is left of an update without them is the library's own, with a wake now and then
+ * for the thread of liburcu that frees what was taken out. The mmap that fills the
  * hole again is the bench's, and timed by nobody.
  */
 static uint64_t bare_calls_ns(char *addr, size_t page)
@@ -268,34 +282,33 @@ static uint64_t update_bsearch_ns(struct field *field, char *addr)
 	return bench_now_ns() - began;
 }
 
-/* Two updates make a pair; both values are of one of them. */
+/*
+ * Two updates make a pair; both values are of one of them, and medians, as in so many a
+ * few are interrupted. The bare calls are made in turn with the library's, in a mapping
+ * of the same shape that is none of its business.
+ */
 static void sample_updates(struct field *field, int way, double *values)
 {
-	uint64_t seed = 362436069, pairs_ns = 0, bare_ns = 0;
+	static struct bench_series pairs, bare;
+	size_t size = field->nr * field->page;
+	uint64_t seed = 362436069;
+	char *other = NULL;
 
-	for (unsigned i = 0; i < UPDATES / 2; i++) {
-		char *addr = field->start + pick(&seed, field->nr) * field->page;
+	if (way == TD)
+		other = map_pages(NULL, size, 0);
+	for (pairs.n = bare.n = 0; pairs.n < UPDATES / 2;) {
+		size_t at = pick(&seed, field->nr) * field->page;
+		uint64_t took = way == TD ? update_td_ns(field, field->start + at)
+					  : update_bsearch_ns(field, field->start + at);
 
-		if (way == BSEARCH)
-			pairs_ns += update_bsearch_ns(field, addr);
-		else
-			pairs_ns += update_td_ns(field, addr);
+		pairs.values[pairs.n++] = (double)took;
+		took = way == TD ? bare_calls_ns(other + at, field->page) : 0;
+		bare.values[bare.n++] = (double)took;
 	}
-	/* Behind the library's back, in a mapping of the same shape that is not its. */
-	if (way == TD) {
-		size_t size = field->nr * field->page;
-		char *start = mmap(NULL, size, PROT_NONE,
-				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-		bench_must(start == MAP_FAILED ? -errno : 0, "mmap");
-		for (unsigned i = 0; i < UPDATES / 2; i++)
-			bare_ns += bare_calls_ns(start + pick(&seed, field->nr) *
-								 field->page,
-						 field->page);
-		bench_munmap(start, size);
-	}
-	values[UPDATE_NS] = ((double)pairs_ns - (double)bare_ns) / UPDATES;
-	values[SYSCALL_NS] = (double)bare_ns / UPDATES;
+	if (way == TD)
+		bench_munmap(other, size);
+	values[SYSCALL_NS] = bench_summarize(&bare).median / 2;
+	values[UPDATE_NS] = bench_summarize(&pairs).median / 2 - values[SYSCALL_NS];
 }
 
 /* ---- */
