@@ -214,15 +214,18 @@ void tdi_queue_unpark(struct tdi_queue *queue)
 	pthread_mutex_unlock(&queue->lock);
 }
 
-bool tdi_queue_is_stuck(struct tdi_queue *queue)
+bool tdi_queue_is_stuck(struct tdi_queue *queue, unsigned works)
 {
-	bool stuck;
+	struct td_work *first, *work;
 
 	pthread_mutex_lock(&queue->lock);
-	empty_inbox(queue);
-	stuck = queue->parked && !queue->ready && queue->running == 0;
+	first = work = queue->parked;
+	while (work && works > 0) {
+		works--;
+		work = work->tdi_next == first ? NULL : work->tdi_next;
+	}
 	pthread_mutex_unlock(&queue->lock);
-	return stuck;
+	return first && !work && works == 0;
 }
 
 bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,

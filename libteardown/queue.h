@@ -54,8 +54,8 @@ struct td_work *tdi_queue_try_take(struct tdi_queue *queue);
 /* Ends all pauses. */
 void tdi_queue_unpark(struct tdi_queue *queue);
 
-/* Do all works that are left pause? */
-bool tdi_queue_is_stuck(struct tdi_queue *queue);
+/* Are there works, and do they all pause? Of so many that are not finished yet. */
+bool tdi_queue_is_stuck(struct tdi_queue *queue, unsigned works);
 
 /*
  * Reapers: gives a work back with what its slice returned and how many reapers could

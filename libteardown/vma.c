@@ -53,10 +53,22 @@ unsigned tdi_vma_type(const struct tdi_vma *vma)
 	return vma->hugetlb ? TDI_VMA_HUGETLB : TDI_VMA_ANON;
 }
 
-/* -ENOTTY when the kernel does not have the ioctl. */
-static int walk_by_query(int fd, uintptr_t start, uintptr_t end, tdi_vma_fn *fn,
-			 void *arg)
+/* An older kernel, or a filter that does not know the ioctl. */
+static bool is_no_query(int err)
 {
+	return err == -ENOTTY || err == -EINVAL || err == -EPERM || err == -EACCES;
+}
+
+/*
+ * *usable: false when the very first query was refused as an unknown one is. Only then
+ * has fn not been called, whose errors may be the same.
+ */
+static int walk_by_query(int fd, uintptr_t start, uintptr_t end, tdi_vma_fn *fn,
+			 void *arg, bool *usable)
+{
+	bool first = true;
+
+	*usable = true;
 	while (start < end) {
 		char name[256] = "";
 		struct maps_query query = {
@@ -69,6 +81,11 @@ static int walk_by_query(int fd, uintptr_t start, uintptr_t end, tdi_vma_fn *fn,
 		int err = tdi_sys_ioctl(fd, MAPS_QUERY, &query);
 		struct tdi_vma vma;
 
+		if (first && is_no_query(err)) {
+			*usable = false;
+			return err;
+		}
+		first = false;
 		if (err == -ENOENT) /* nothing mapped from here on */
 			return 0;
 		if (err == -ENAMETOOLONG) { /* a path longer than ours: a file */
@@ -188,13 +205,13 @@ static int walk_by_text(int fd, uintptr_t start, uintptr_t end, tdi_vma_fn *fn, 
 int tdi_vma_walk(uintptr_t start, uintptr_t end, tdi_vma_fn *fn, void *arg)
 {
 	int fd = tdi_sys_open("/proc/thread-self/maps", O_RDONLY | O_CLOEXEC);
+	bool usable;
 	int err;
 
 	if (fd < 0)
 		return fd;
-	err = walk_by_query(fd, start, end, fn, arg);
-	/* An older kernel, or a filter that does not know the ioctl. */
-	if (err == -ENOTTY || err == -EINVAL || err == -EPERM || err == -EACCES)
+	err = walk_by_query(fd, start, end, fn, arg, &usable);
+	if (!usable)
 		err = walk_by_text(fd, start, end, fn, arg);
 	(void)tdi_sys_close(fd);
 	return err;

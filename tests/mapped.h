@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /*
@@ -140,6 +141,12 @@ static inline long read_long(const char *path)
 static inline long vm_pages(void)
 {
 	return read_long("/proc/self/statm");
+}
+
+/* Not by mlock(2), which the sanitizers have no use for. */
+static inline int lock_memory(void *addr, size_t length)
+{
+	return (int)syscall(SYS_mlock, addr, length);
 }
 
 /* ---- huge pages ---- */

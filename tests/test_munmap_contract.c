@@ -111,7 +111,7 @@ static void build_locked(char *base)
 {
 	put(base, 8, 16, RW, ANON, -1);
 	put(base, 24, 16, RW, ANON, -1);
-	ck_assert_int_eq(mlock(base + 16 * unit, 16 * unit), 0);
+	ck_assert_int_eq(lock_memory(base + 16 * unit, 16 * unit), 0);
 }
 
 static void build_read_only(char *base)

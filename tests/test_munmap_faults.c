@@ -39,7 +39,7 @@ static void build_several(char *base)
 		     12 * page, 1);
 	number_pages(map_at(base + 12 * page, 8 * page, PROT_READ | PROT_WRITE), 8 * page,
 		     100);
-	ck_assert_int_eq(mlock(base + 12 * page, 8 * page), 0);
+	ck_assert_int_eq(lock_memory(base + 12 * page, 8 * page), 0);
 	number_pages(map_at(base + 24 * page, 28 * page, PROT_READ | PROT_WRITE),
 		     28 * page, 200);
 }

@@ -142,6 +142,151 @@ START_TEST(pauses_double_up_to_a_second)
 }
 END_TEST
 
+/* D9: one that overstays sits out as many turns; with `overstay` as given back. */
+START_TEST(a_work_that_overstays_sits_out_turns)
+{
+	struct td_work slow = make(1), quick = make(1);
+
+	tdi_queue_push(queue, &slow);
+	tdi_queue_push(queue, &quick);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &slow);
+	ck_assert(!tdi_queue_give(queue, &slow, TD_WORK_MORE, 1, 3));
+	for (int turn = 0; turn < 4; turn++) { /* its own, and three of the other's */
+		ck_assert_ptr_eq(tdi_queue_take(queue), &quick);
+		ck_assert(!tdi_queue_give(queue, &quick, TD_WORK_MORE, 1, 0));
+	}
+	ck_assert_ptr_eq(tdi_queue_take(queue), &slow);
+	ck_assert(!tdi_queue_give(queue, &slow, TD_WORK_MORE, 1, 0));
+	/* in time this time: in turn again */
+	ck_assert_ptr_eq(tdi_queue_take(queue), &quick);
+	ck_assert(!tdi_queue_give(queue, &quick, TD_WORK_MORE, 1, 0));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &slow);
+	ck_assert(tdi_queue_give(queue, &slow, TD_WORK_DONE, 1, 0));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &quick);
+	ck_assert(tdi_queue_give(queue, &quick, TD_WORK_DONE, 1, 0));
+}
+END_TEST
+
+START_TEST(one_that_overstays_sits_out_for_newcomers_too)
+{
+	struct td_work slow = make(1), news[5];
+
+	tdi_queue_push(queue, &slow);
+	ck_assert_ptr_eq(tdi_queue_take(queue), &slow);
+	for (int i = 0; i < 5; i++) {
+		news[i] = make(1);
+		tdi_queue_push(queue, &news[i]);
+	}
+	ck_assert(!tdi_queue_give(queue, &slow, TD_WORK_MORE, 1, UINT64_MAX));
+	for (int i = 0; i < 5; i++) {
+		ck_assert_ptr_eq(tdi_queue_take(queue), &news[i]);
+		ck_assert(tdi_queue_give(queue, &news[i], TD_WORK_DONE, 1, 0));
+	}
+	/* with nobody else to run it does not wait */
+	ck_assert_ptr_eq(tdi_queue_take(queue), &slow);
+	ck_assert(tdi_queue_give(queue, &slow, TD_WORK_DONE, 1, 0));
+}
+END_TEST
+
+START_TEST(where_all_overstay_all_still_run)
+{
+	enum { WORKS = 5, ROUNDS = 20 };
+	struct td_work works[WORKS];
+	unsigned slices[WORKS] = {0}, unfinished = WORKS;
+
+	for (int i = 0; i < WORKS; i++) {
+		works[i] = make(1);
+		tdi_queue_push(queue, &works[i]);
+	}
+	while (unfinished > 0) {
+		struct td_work *work = tdi_queue_try_take(queue);
+		size_t i = (size_t)(work - works);
+		bool last;
+
+		ck_assert_ptr_nonnull(work);
+		last = ++slices[i] == ROUNDS;
+		ck_assert_uint_le(slices[i], ROUNDS);
+		if (tdi_queue_give(queue, work, last ? TD_WORK_DONE : TD_WORK_MORE, 1,
+				   i % 2 ? 1000 : UINT64_MAX))
+			unfinished--;
+	}
+	ck_assert_ptr_null(tdi_queue_try_take(queue));
+}
+END_TEST
+
+START_TEST(trying_to_take_does_not_wait)
+{
+	struct td_work work = make(1), other = make(1);
+
+	ck_assert_ptr_null(tdi_queue_try_take(queue));
+	tdi_queue_push(queue, &work);
+	ck_assert_ptr_eq(tdi_queue_try_take(queue), &work);
+	ck_assert_ptr_null(tdi_queue_try_take(queue)); /* it runs, and takes only one */
+	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_MORE, 1, 100));
+	ck_assert_ptr_eq(tdi_queue_try_take(queue), &work);
+	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_MORE, 1, 0));
+	tdi_queue_push(queue, &other);
+	ck_assert_ptr_eq(tdi_queue_try_take(queue), &work);
+	ck_assert_ptr_eq(tdi_queue_try_take(queue), &other);
+	ck_assert(tdi_queue_give(queue, &work, TD_WORK_DONE, 1, 0));
+	ck_assert(tdi_queue_give(queue, &other, TD_WORK_DONE, 1, 0));
+}
+END_TEST
+
+/* Puts itself off, and then for ever. */
+static void park(struct td_work *work)
+{
+	ck_assert_ptr_eq(tdi_queue_take(queue), work);
+	ck_assert(!tdi_queue_give(queue, work, TD_WORK_LATER, 1, 0));
+	ck_assert_ptr_nonnull(queue->parked);
+	ck_assert_ptr_eq(queue->parked->tdi_prev, work);
+	work->tdi_due_ns = UINT64_MAX;
+}
+
+START_TEST(unparking_ends_all_pauses)
+{
+	struct td_work works[3];
+
+	for (int i = 0; i < 3; i++) {
+		works[i] = make(1);
+		tdi_queue_push(queue, &works[i]);
+		park(&works[i]);
+	}
+	ck_assert_ptr_null(tdi_queue_try_take(queue));
+	tdi_queue_unpark(queue);
+	ck_assert_ptr_null(queue->parked);
+	for (int i = 0; i < 3; i++)
+		ck_assert_ptr_eq(tdi_queue_try_take(queue), &works[i]);
+	for (int i = 0; i < 3; i++)
+		ck_assert(tdi_queue_give(queue, &works[i], TD_WORK_DONE, 1, 0));
+	tdi_queue_unpark(queue); /* and of nothing */
+	ck_assert_ptr_null(tdi_queue_try_take(queue));
+}
+END_TEST
+
+START_TEST(a_queue_is_stuck_when_all_that_is_left_pauses)
+{
+	struct td_work first = make(1), second = make(1);
+
+	ck_assert(!tdi_queue_is_stuck(queue, 0));
+	tdi_queue_push(queue, &first);
+	ck_assert(!tdi_queue_is_stuck(queue, 1)); /* it can run */
+	park(&first);
+	ck_assert(tdi_queue_is_stuck(queue, 1));
+	ck_assert(!tdi_queue_is_stuck(queue, 2)); /* another is just being finished */
+	tdi_queue_push(queue, &second);
+	ck_assert(!tdi_queue_is_stuck(queue, 2));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &second);
+	ck_assert(!tdi_queue_is_stuck(queue, 2)); /* it runs */
+	ck_assert(!tdi_queue_give(queue, &second, TD_WORK_LATER, 1, 0));
+	ck_assert(tdi_queue_is_stuck(queue, 2));
+	tdi_queue_unpark(queue);
+	ck_assert(!tdi_queue_is_stuck(queue, 2));
+	ck_assert_ptr_eq(tdi_queue_leftover(queue), &first);
+	ck_assert_ptr_eq(tdi_queue_leftover(queue), &second);
+}
+END_TEST
+
 static void *take_one(void *arg)
 {
 	(void)arg;
@@ -290,7 +435,13 @@ int main(void)
 			      one_push_of_a_parallel_work_wakes_several_in_turn,
 			      no_wake_is_paid_for_when_nobody_sleeps,
 			      stopping_ends_every_take_and_leaves_the_works,
-			      every_pushed_work_gets_each_of_its_slices};
+			      every_pushed_work_gets_each_of_its_slices,
+			      a_work_that_overstays_sits_out_turns,
+			      one_that_overstays_sits_out_for_newcomers_too,
+			      where_all_overstay_all_still_run,
+			      trying_to_take_does_not_wait,
+			      unparking_ends_all_pauses,
+			      a_queue_is_stuck_when_all_that_is_left_pauses};
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
 		tdt_add(tests, all[i], setup, teardown);
