@@ -26,6 +26,7 @@ static void free_retired(struct rcu_head *head)
 {
 	struct tdi_map_node *chain = tdi_container_of(head, struct tdi_map_node, rcu);
 
+	tdi_tsan_acquire(head); /* of the writer, then of readers */
 	tdi_tsan_acquire((void *)(uintptr_t)chain->map);
 	free_chain(chain);
 }
@@ -37,10 +38,12 @@ void tdi_map_retire(struct tdi_map *map, struct tdi_map_node *chain)
 	for (const struct tdi_map_node *node = chain; node; node = node->next)
 		map->nodes--;
 	chain->map = map;
-	if (map->flavor)
-		map->flavor->update_call_rcu(&chain->rcu, free_retired);
-	else
+	if (!map->flavor) {
 		free_chain(chain);
+		return;
+	}
+	tdi_tsan_release(&chain->rcu);
+	map->flavor->update_call_rcu(&chain->rcu, free_retired);
 }
 
 /* Breadth first: the chain is the list of what is yet to be visited as well. */
