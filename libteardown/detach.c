@@ -44,6 +44,32 @@ size_t tdi_detach_room(size_t length, size_t huge_page)
 	return length + best_modulus(length, huge_page);
 }
 
+/*
+ * Where a quarantine may lie: in a part of the address space that the kernel does not use
+ * by itself before all else is full, from its upper end down and then again. Elsewhere it
+ * would come to lie where another range has just left: there an access would not fault,
+ * and whoever maps something there again would meet it. A gap keeps it from being merged
+ * with the one before. The part scales with the address space, in whose upper half any
+ * stack is. That somebody is there already only sends us elsewhere.
+ */
+static void *choose_place(size_t length)
+{
+	static _Atomic(uintptr_t) lowest; /* used so far */
+	unsigned bits =
+		63 - (unsigned)__builtin_clzll((uintptr_t)__builtin_frame_address(0));
+	uintptr_t top = (uintptr_t)1 << (bits - 1);
+	uintptr_t before = atomic_load_explicit(&lowest, memory_order_relaxed), place;
+
+	if (length >= top / 4)
+		return NULL;
+	do {
+		place = before < top / 2 + length || before > top ? top : before;
+		place = tdi_align_down(place - length, tdi_page_size());
+	} while (!atomic_compare_exchange_weak_explicit(
+		&lowest, &before, place, memory_order_relaxed, memory_order_relaxed));
+	return (void *)place;
+}
+
 static int reserve_modulo(uintptr_t start, size_t length, size_t modulus,
 			  struct tdi_quarantine *quarantine)
 {
@@ -52,9 +78,9 @@ static int reserve_modulo(uintptr_t start, size_t length, size_t modulus,
 	void *addr;
 	int err;
 
-	if (length > SIZE_MAX - slack)
+	if (length > SIZE_MAX - modulus)
 		return -ENOMEM;
-	err = tdi_sys_mmap(NULL, length + slack, PROT_NONE,
+	err = tdi_sys_mmap(choose_place(length + modulus), length + slack, PROT_NONE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, &addr);
 	if (err)
 		return err;

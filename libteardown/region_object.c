@@ -243,6 +243,7 @@ static void free_retired(struct rcu_head *head)
 {
 	struct tdi_region *region = tdi_container_of(head, struct tdi_region, rcu);
 
+	tdi_tsan_acquire(head); /* of whoever retired it, then of look-ups */
 	tdi_tsan_acquire(region->space);
 	region_dealloc(region);
 }
@@ -251,6 +252,7 @@ void tdi_region_retire(struct tdi_region *region, const struct rcu_flavor_struct
 {
 	tdi_region_unclaim(region);
 	files_put(region->files);
+	tdi_tsan_release(&region->rcu);
 	flavor->update_call_rcu(&region->rcu, free_retired);
 }
 
