@@ -251,6 +251,7 @@ void tdi_region_retire(struct tdi_region *region, const struct rcu_flavor_struct
 {
 	tdi_region_unclaim(region);
 	files_put(region->files);
+	tdi_tsan_release(&region->rcu);
 	flavor->update_call_rcu(&region->rcu, free_retired);
 }
 
