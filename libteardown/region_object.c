@@ -243,6 +243,7 @@ static void free_retired(struct rcu_head *head)
 {
 	struct tdi_region *region = tdi_container_of(head, struct tdi_region, rcu);
 
+	tdi_tsan_acquire(head);
 	tdi_tsan_acquire(region->space);
 	region_dealloc(region);
 }
