@@ -289,6 +289,12 @@ static uint64_t end_zap(struct tdi_extent *extent, const struct job *job, int er
 		tdi_pace_learn(&extent->zap_pace, job->length, took_ns, target_ns);
 		return account(extent, job->length);
 	}
+	/* Unmapping would leave these pages where they are: every part has to be tried.
+	 */
+	if (!extent->backing.kind->whole) {
+		extent->unmap_pace = extent->zap_pace;
+		return 0;
+	}
 	/* Nothing is lost: what was not zapped goes when it is unmapped. */
 	if (!extent->whole)
 		make_whole(extent);

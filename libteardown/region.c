@@ -6,6 +6,7 @@
 #include "sys.h"
 #include "vma.h"
 
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -93,6 +94,11 @@ static int opts_check(const struct td_region_opts *opts)
 	return ops_are_sound(opts->ops, opts->kind) ? 0 : -EINVAL;
 }
 
+static bool has_fd(const struct td_region_opts *opts)
+{
+	return opts->kind == TD_KIND_FILE || (opts->flags & TD_REGION_FD);
+}
+
 /* Fills in the size of huge pages that the system would take. */
 static int opts_complete(struct td_region_opts *opts)
 {
@@ -101,6 +107,24 @@ static int opts_complete(struct td_region_opts *opts)
 		return opts->huge_page_size ? 0 : -EOPNOTSUPP;
 	}
 	return 0;
+}
+
+/*
+ * A file may be of huge pages, too, which no option says. mmap(2) rounds the length up to
+ * them, over whatever comes next where it is told the address.
+ */
+static int find_file_huge_page(struct td_region_opts *opts)
+{
+	long type;
+	size_t block;
+	int err;
+
+	if (!has_fd(opts))
+		return 0;
+	err = tdi_sys_fstatfs(opts->fd, &type, &block);
+	if (!err && type == HUGETLBFS_MAGIC)
+		opts->huge_page_size = block;
+	return err;
 }
 
 static size_t unit(const struct td_region_opts *opts)
@@ -141,11 +165,9 @@ static int opts_mmap_flags(const struct td_region_opts *opts)
 static int map_at(void *addr, size_t length, const struct td_region_opts *opts, int fixed,
 		  void **ret)
 {
-	bool has_fd = opts->kind == TD_KIND_FILE || (opts->flags & TD_REGION_FD);
-
-	return tdi_sys_mmap_file(addr, length, opts_protection(opts),
-				 opts_mmap_flags(opts) | fixed, has_fd ? opts->fd : -1,
-				 has_fd ? opts->offset : 0, ret);
+	return tdi_sys_mmap_file(
+		addr, length, opts_protection(opts), opts_mmap_flags(opts) | fixed,
+		has_fd(opts) ? opts->fd : -1, has_fd(opts) ? opts->offset : 0, ret);
 }
 
 /*
@@ -219,6 +241,44 @@ static int advise_thp(void *addr, size_t length, enum td_thp thp)
 	return err == -EINVAL ? 0 : err; /* a kernel without THP */
 }
 
+int tdi_region_map(size_t length, const struct td_region_opts *given,
+		   struct tdi_region **ret)
+{
+	struct td_region_opts opts = *given;
+	struct tdi_region *region;
+	void *addr;
+	int err = opts_check(&opts);
+
+	if (!err && opts.kind == TD_KIND_DEVICE)
+		err = -EINVAL;
+	if (!err)
+		err = opts_complete(&opts);
+	if (!err)
+		err = find_file_huge_page(&opts);
+	if (err)
+		return err;
+	if (length == 0 || !tdi_is_aligned(length, unit(&opts)))
+		return -EINVAL;
+	err = map_memory(length, &opts, &addr);
+	if (err)
+		return err;
+	err = advise_thp(addr, length, opts.thp);
+	if (!err && (opts.flags & TD_REGION_NODE) && tdi_numa_is_on())
+		err = tdi_sys_mbind_node(addr, length, opts.node);
+	if (!err && (opts.flags & TD_REGION_LOCKED))
+		err = tdi_sys_mlock(addr, length);
+	if (!err)
+		err = tdi_region_new((uintptr_t)addr, length, &opts, &region);
+	if (err) {
+		(void)tdi_sys_munmap(addr, length);
+		return err;
+	}
+	*ret = region;
+	return 0;
+}
+
+/* ---- adopting ---- */
+
 static int find_huge_page(const struct tdi_vma *vma, void *arg)
 {
 	size_t *huge_page = arg;
@@ -227,7 +287,7 @@ static int find_huge_page(const struct tdi_vma *vma, void *arg)
 	return 0;
 }
 
-/* Shared memory may be of huge pages, too: asked for, since no option says so. */
+/* Memory of a file may be of huge pages, too: see find_file_huge_page. */
 static int set_huge_page(struct tdi_region *region)
 {
 	uintptr_t start = region->tag->item.start, end = region->tag->item.end;
@@ -244,49 +304,6 @@ static int set_huge_page(struct tdi_region *region)
 	tdi_extent_init(&region->extent, &backing, start, end - start);
 	return 0;
 }
-
-int tdi_region_map(size_t length, const struct td_region_opts *given,
-		   struct tdi_region **ret)
-{
-	struct td_region_opts opts = *given;
-	struct tdi_region *region = NULL;
-	void *addr;
-	int err = opts_check(&opts);
-
-	if (!err && opts.kind == TD_KIND_DEVICE)
-		err = -EINVAL;
-	if (!err)
-		err = opts_complete(&opts);
-	if (err)
-		return err;
-	if (length == 0 || !tdi_is_aligned(length, unit(&opts)))
-		return -EINVAL;
-	err = map_memory(length, &opts, &addr);
-	if (err)
-		return err;
-	err = advise_thp(addr, length, opts.thp);
-	if (!err && (opts.flags & TD_REGION_NODE) && tdi_numa_is_on())
-		err = tdi_sys_mbind_node(addr, length, opts.node);
-	if (!err && (opts.flags & TD_REGION_LOCKED))
-		err = tdi_sys_mlock(addr, length);
-	if (!err)
-		err = tdi_region_new((uintptr_t)addr, length, &opts, &region);
-	if (!err)
-		err = set_huge_page(region);
-	if (err) {
-		if (region) {
-			(void)tdi_region_unmap(region, (uintptr_t)addr, length);
-			tdi_region_free(region);
-		} else {
-			(void)tdi_sys_munmap(addr, length);
-		}
-		return err;
-	}
-	*ret = region;
-	return 0;
-}
-
-/* ---- adopting ---- */
 
 bool tdi_region_range_is_sound(uintptr_t start, size_t length)
 {

@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -268,6 +269,20 @@ int64_t tdi_sys_lseek(int fd, uint64_t offset, int whence)
 	int err = fault(TDI_SYS_lseek, NULL, (size_t)offset, whence);
 
 	return err ? err : TDI_ERRNO(lseek(fd, (off_t)offset, whence));
+}
+
+int tdi_sys_fstatfs(int fd, long *ret_type, size_t *ret_block)
+{
+	struct statfs about;
+	int err = fault(TDI_SYS_fstatfs, NULL, 0, fd);
+
+	if (!err)
+		err = (int)TDI_ERRNO(fstatfs(fd, &about));
+	if (!err) {
+		*ret_type = (long)about.f_type;
+		*ret_block = (size_t)about.f_bsize;
+	}
+	return err;
 }
 
 int tdi_sys_getrlimit(int resource, uint64_t *ret)

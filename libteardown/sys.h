@@ -33,6 +33,7 @@
 	X(fallocate)                                                                     \
 	X(pwrite)                                                                        \
 	X(lseek)                                                                         \
+	X(fstatfs)                                                                       \
 	X(getrlimit)                                                                     \
 	X(userfaultfd)                                                                   \
 	X(close)                                                                         \
@@ -91,6 +92,8 @@ int tdi_sys_close(int fd);
 int tdi_sys_punch_hole(int fd, uint64_t offset, uint64_t length);
 ssize_t tdi_sys_pwrite(int fd, const void *buf, size_t size, uint64_t offset);
 int64_t tdi_sys_lseek(int fd, uint64_t offset, int whence);
+/* The file system's magic number, and its block size. */
+int tdi_sys_fstatfs(int fd, long *ret_type, size_t *ret_block);
 int tdi_sys_getrlimit(int resource, uint64_t *ret); /* UINT64_MAX for none */
 int tdi_sys_userfaultfd(int flags);
 

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Memory of every kind for tests: made, given back in each way there is, and what the
+ * kernel says of it.
+ */
+#ifndef TDT_MEMORY_H
+#define TDT_MEMORY_H
+
+#include "base.h"
+#include "harness.h"
+#include "procfs.h"
+
+#include <fcntl.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <teardown.h>
+#include <teardown/munmap.h>
+#include <unistd.h>
+#include <urcu/call-rcu.h>
+#include <urcu/flavor.h>
+
+#define HUGE_PAGE (2 * MIB)
+
+static td_engine *engine __attribute__((unused));
+
+static sem_t freed __attribute__((unused));
+
+static inline void all_freed(struct rcu_head *head)
+{
+	(void)head;
+	sem_post(&freed);
+}
+
+/*
+ * The first region that is unmapped starts liburcu's thread. That maps a stack and more,
+ * where the test may have just unmapped something to look whether it is gone.
+ */
+static inline void setup(void)
+{
+	static struct rcu_head last;
+	td_space *space;
+	void *addr;
+
+	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.reapers = 1), &engine), 0);
+	ck_assert_int_eq(td_space_create(engine, NULL, &space), 0);
+	ck_assert_int_eq(td_region_map(space, tdi_page_size(), NULL, &addr), 0);
+	ck_assert_int_eq(td_region_unmap(space, addr, tdi_page_size()), 0);
+	ck_assert_int_eq(td_space_put(space), 0);
+	sem_init(&freed, 0, 0);
+	td_engine_flavor(engine)->update_call_rcu(&last, all_freed);
+	sem_wait(&freed);
+}
+
+static inline void teardown(void)
+{
+	ck_assert_int_eq(td_engine_destroy(engine, TD_EXIT_DRAIN, 0), 0);
+}
+
+static inline td_space *make_space(unsigned flags)
+{
+	td_space *space;
+
+	ck_assert_int_eq(td_space_create(engine,
+					 TD_SPACE_OPTS(.name = "arena", .flags = flags),
+					 &space),
+			 0);
+	return space;
+}
+
+static inline struct td_space_stats stats_of(td_space *space)
+{
+	struct td_space_stats stats;
+
+	ck_assert_int_eq(td_space_stats(space, &stats), 0);
+	return stats;
+}
+
+/* ---- files ---- */
+
+static inline int make_memfd(size_t length, unsigned flags)
+{
+	int fd = memfd_create("test", MFD_CLOEXEC | flags);
+
+	if (fd >= 0)
+		ck_assert_int_eq(ftruncate(fd, (off_t)length), 0);
+	return fd;
+}
+
+/* Bytes that a file takes up. */
+static inline size_t held_by(int fd)
+{
+	struct stat about;
+
+	ck_assert_int_eq(fstat(fd, &about), 0);
+	return (size_t)about.st_blocks * 512;
+}
+
+static inline char *map_file(int fd, size_t length, int flags)
+{
+	void *addr = mmap(NULL, length, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+	ck_assert_ptr_ne(addr, MAP_FAILED);
+	return addr;
+}
+
+static inline bool is_filled(const char *addr, size_t length, char with)
+{
+	return addr[0] == with && memcmp(addr, addr + 1, length - 1) == 0;
+}
+
+/* ---- what is there ---- */
+
+/* Does reading there end in SIGSEGV? Tried in a child. (row D2) */
+static inline bool access_faults(const void *addr)
+{
+	pid_t pid = fork();
+	int status;
+
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		signal(SIGSEGV, SIG_DFL);
+		signal(SIGBUS, SIG_DFL);
+		(void)*(const volatile char *)addr;
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV;
+}
+
+/* At the first page, the last, and one in between. */
+static inline void check_out_of_sight(const char *addr, size_t length)
+{
+	ck_assert_uint_eq(tdt_mapped(addr, length), 0);
+	ck_assert(access_faults(addr));
+	ck_assert(access_faults(addr + length / 2));
+	ck_assert(access_faults(addr + length - 1));
+}
+
+static inline size_t kib_of(const char *path, const char *name)
+{
+	FILE *file = fopen(path, "re");
+	char line[512];
+	size_t kib = 0;
+
+	ck_assert_ptr_nonnull(file);
+	while (fgets(line, sizeof(line), file)) {
+		if (strncmp(line, name, strlen(name)) == 0 &&
+		    sscanf(line + strlen(name), "%zu", &kib) == 1)
+			break;
+	}
+	fclose(file);
+	return kib;
+}
+
+static inline size_t locked_kib(void)
+{
+	return kib_of("/proc/self/status", "VmLck:");
+}
+
+/* A number that smaps gives for the mapping around an address. */
+static inline size_t smaps_kib(const void *addr, const char *name)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "re");
+	unsigned long start, end;
+	bool here = false;
+	char line[512];
+	size_t kib = 0;
+
+	ck_assert_ptr_nonnull(smaps);
+	while (fgets(line, sizeof(line), smaps)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			here = start <= (uintptr_t)addr && (uintptr_t)addr < end;
+		if (here && strncmp(line, name, strlen(name)) == 0 &&
+		    sscanf(line + strlen(name), "%zu", &kib) == 1)
+			break;
+	}
+	fclose(smaps);
+	return kib;
+}
+
+/* ---- the pool of huge pages ---- */
+
+#define POOL "/proc/sys/vm/nr_hugepages"
+#define POOL_FREE "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
+
+static inline long read_long(const char *path)
+{
+	FILE *file = fopen(path, "re");
+	long value = -1;
+
+	if (file && fscanf(file, "%ld", &value) != 1)
+		value = -1;
+	if (file)
+		fclose(file);
+	return value;
+}
+
+/*
+ * Grows or shrinks the pool. For main(), since a test that fails does not come back to
+ * undo it; by the difference and under a lock, since others may do the same meanwhile.
+ */
+static inline bool pool_add(long pages)
+{
+	int fd = open(POOL, O_RDWR | O_CLOEXEC);
+	char text[32];
+	long wanted;
+	bool done;
+
+	if (fd < 0 || tdi_procfs_huge_page() != HUGE_PAGE)
+		return false;
+	flock(fd, LOCK_EX);
+	wanted = read_long(POOL) + pages;
+	snprintf(text, sizeof(text), "%ld\n", wanted < 0 ? 0 : wanted);
+	done = write(fd, text, strlen(text)) > 0;
+	if (done && read_long(POOL) < wanted) { /* got fewer: give them back */
+		snprintf(text, sizeof(text), "%ld\n", wanted - pages);
+		done = write(fd, text, strlen(text)) < 0;
+	}
+	close(fd);
+	return done;
+}
+
+/* Others may hold some for a moment; what is leaked does not come back. */
+static inline void await_huge_pages(long number)
+{
+	uint64_t deadline = tdi_sys_deadline(INT64_C(20000000000));
+
+	while (read_long(POOL_FREE) < number)
+		ck_assert_msg(tdi_sys_now_ns() < deadline, "%ld huge pages free, not %ld",
+			      read_long(POOL_FREE), number);
+}
+
+/* ---- giving back ---- */
+
+/* In the caller, and by reapers, from a space and from the middle of its life. */
+enum way { PUT, PUT_SYNC, UNMAP_HERE, UNMAP_LATER, WAYS };
+
+static inline void unmap_region(td_space *space, char *addr, size_t length, enum way way)
+{
+	bool later = way == UNMAP_LATER;
+
+	ck_assert_int_eq(td_engine_set_munmap_threshold(engine, later ? tdi_page_size()
+								      : SIZE_MAX),
+			 0);
+	tdt_fail_none();
+	ck_assert_int_eq(td_region_unmap(space, addr, length), 0);
+	ck_assert_uint_eq(tdt_calls(TDI_SYS_mremap) > 0, later);
+	check_out_of_sight(addr, length);
+}
+
+/*
+ * Gives a space's only region of so many bytes back, and with it the space: when it
+ * returns, everything is reclaimed, and the numbers say so.
+ */
+static inline void give_back(td_space *space, char *addr, size_t length, enum way way)
+{
+	struct td_space_stats stats;
+
+	ck_assert_uint_eq(stats_of(space).bytes_mapped, length);
+	ck_assert_uint_eq(stats_of(space).regions, 1);
+	ck_assert_int_eq(td_space_grab(space), 0);
+	if (way == UNMAP_HERE || way == UNMAP_LATER) {
+		char *other = addr;
+
+		unmap_region(space, addr, length, way);
+		/* (row D3) what comes to lie there is nobody's business */
+		other = mmap(addr, length, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+		ck_assert_ptr_eq(other, addr);
+		memset(other, 'o', length);
+		ck_assert_int_eq(td_space_put(space), 0);
+		ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, TD_FOREVER), 0);
+		ck_assert(is_filled(other, length, 'o'));
+		ck_assert_int_eq(munmap(other, length), 0);
+	} else if (way == PUT) {
+		ck_assert_int_eq(td_space_put(space), 0);
+		ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, TD_FOREVER), 0);
+	} else {
+		ck_assert_int_eq(td_space_put_sync(space), 0);
+		ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, 0), 0);
+	}
+	ck_assert_uint_eq(tdt_mapped(addr, length), 0);
+	stats = stats_of(space);
+	ck_assert_uint_eq(stats.regions, 0);
+	ck_assert_uint_eq(stats.bytes_mapped, length);
+	ck_assert_uint_eq(stats.bytes_reclaimed, length);
+	ck_assert_uint_eq(stats.bytes_refused, 0);
+	ck_assert_uint_eq(stats.bytes_pending, 0);
+	ck_assert_int_eq(td_space_drop(space), 0);
+}
+
+#endif
