@@ -8,6 +8,7 @@ void tdi_map_init(struct tdi_map *map, const struct rcu_flavor_struct *flavor)
 	atomic_init(&map->root, NULL);
 	map->flavor = flavor;
 	map->items = map->nodes = 0;
+	map->depth = 0;
 }
 
 /* ---- nodes that are no longer needed ---- */
@@ -26,7 +27,7 @@ static void free_retired(struct rcu_head *head)
 {
 	struct tdi_map_node *chain = tdi_container_of(head, struct tdi_map_node, rcu);
 
-	tdi_tsan_acquire(head); /* of the writer, then of readers */
+	tdi_tsan_acquire(head);
 	tdi_tsan_acquire((void *)(uintptr_t)chain->map);
 	free_chain(chain);
 }
@@ -38,12 +39,12 @@ void tdi_map_retire(struct tdi_map *map, struct tdi_map_node *chain)
 	for (const struct tdi_map_node *node = chain; node; node = node->next)
 		map->nodes--;
 	chain->map = map;
-	if (!map->flavor) {
+	if (map->flavor) {
+		tdi_tsan_release(&chain->rcu);
+		map->flavor->update_call_rcu(&chain->rcu, free_retired);
+	} else {
 		free_chain(chain);
-		return;
 	}
-	tdi_tsan_release(&chain->rcu);
-	map->flavor->update_call_rcu(&chain->rcu, free_retired);
 }
 
 /* Breadth first: the chain is the list of what is yet to be visited as well. */
@@ -55,7 +56,7 @@ struct tdi_map_node *tdi_map_chain_all(struct tdi_map_node *node)
 		node->next = NULL;
 	for (; node; node = node->next) {
 		for (unsigned i = 0; !node->leaf && i < TDI_MAP_SLOTS; i++) {
-			struct tdi_map_node *child = tdi_map_load(&node->slots[i]);
+			struct tdi_map_node *child = tdi_map_load(tdi_map_slot(node, i));
 
 			if (!child)
 				continue;
@@ -88,9 +89,9 @@ struct tdi_map_item *tdi_map_find(const struct tdi_map *map, uintptr_t addr)
 	struct tdi_map_item *item = NULL;
 
 	while (node && !node->leaf)
-		node = tdi_map_load(&node->slots[tdi_map_slot_of(node, addr)]);
+		node = tdi_map_load(tdi_map_search(node, addr));
 	if (tdi_likely(node))
-		item = tdi_map_load(&node->slots[tdi_map_slot_of(node, addr)]);
+		item = tdi_map_load(tdi_map_search(node, addr));
 	if (item && addr - item->start >= item->end - item->start)
 		item = NULL;
 	done_reading(map);
@@ -103,7 +104,7 @@ static void *first_from(const struct tdi_map_node *node, unsigned slot)
 	void *content = NULL;
 
 	for (; slot < TDI_MAP_SLOTS && !content; slot++)
-		content = tdi_map_load(&node->slots[slot]);
+		content = tdi_map_load(tdi_map_slot(node, slot));
 	return content;
 }
 
@@ -117,7 +118,7 @@ static struct tdi_map_item *first_below(const struct tdi_map_node *node, uintptr
 	*after = NULL;
 	while (!node->leaf) {
 		unsigned slot = tdi_map_slot_of(node, addr);
-		const struct tdi_map_node *child = tdi_map_load(&node->slots[slot]);
+		const struct tdi_map_node *child = tdi_map_load(tdi_map_slot(node, slot));
 		const struct tdi_map_node *next = first_from(node, slot + 1);
 
 		if (child && next)
@@ -127,7 +128,7 @@ static struct tdi_map_item *first_below(const struct tdi_map_node *node, uintptr
 			return NULL;
 	}
 	for (unsigned i = tdi_map_slot_of(node, addr); i < TDI_MAP_SLOTS; i++) {
-		struct tdi_map_item *item = tdi_map_load(&node->slots[i]);
+		struct tdi_map_item *item = tdi_map_load(tdi_map_slot(node, i));
 
 		if (item && item->end > addr)
 			return item;
@@ -144,8 +145,9 @@ struct tdi_map_item *tdi_map_at_or_after(const struct tdi_map *map, uintptr_t ad
 		item = first_below(node, addr, &after);
 		if (item || !after)
 			break;
-		/* No node is empty, unless a writer is just taking its last item out:
-		 * then look again. */
+		/* No node that a reader can reach is ever empty. If that one seems so,
+		 * then because items were put in behind us and taken out before us: a
+		 * writer has got on meanwhile, and we look again. */
 		item = first_below(after, addr, &after);
 	}
 	done_reading(map);
@@ -170,7 +172,7 @@ static void locate(struct tdi_map *map, struct tdi_map_item *item, struct place 
 		place->parent_link = place->link;
 		place->leaf = node;
 		place->link = place->slot;
-		place->slot = &node->slots[tdi_map_slot_of(node, item->start)];
+		place->slot = tdi_map_search(node, item->start);
 		node = node->leaf ? NULL : tdi_map_load(place->slot);
 	}
 	if (!place->leaf || tdi_map_load(place->slot) != item)
@@ -178,15 +180,20 @@ static void locate(struct tdi_map *map, struct tdi_map_item *item, struct place 
 			(unsigned long)item->end);
 }
 
-/* Takes an empty leaf out, and its parent if that has only one other node: that node
- * takes its place. */
+/*
+ * Takes out a leaf together with its last item, which stays in it, and the leaf's parent
+ * if that has only one other node: that node takes its place.
+ */
 static void unhook(struct tdi_map *map, struct place *place)
 {
 	struct tdi_map_node *leaf = place->leaf, *parent = place->parent;
 
 	leaf->next = NULL;
 	tdi_map_publish(place->link, NULL);
+	if (!parent)
+		map->depth = 0;
 	if (parent && --parent->live == 1) {
+		map->depth -= place->parent_link == &map->root;
 		tdi_map_publish(place->parent_link, first_from(parent, 0));
 		parent->next = NULL;
 		leaf->next = parent;
@@ -199,9 +206,10 @@ void tdi_map_remove(struct tdi_map *map, struct tdi_map_item *item)
 	struct place place;
 
 	locate(map, item, &place);
-	tdi_map_publish(place.slot, NULL);
 	map->items--;
-	if (--place.leaf->live == 0)
+	if (--place.leaf->live > 0)
+		tdi_map_publish(place.slot, NULL);
+	else
 		unhook(map, &place);
 }
 
