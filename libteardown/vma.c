@@ -253,7 +253,7 @@ int tdi_vma_check(uintptr_t start, uintptr_t end, unsigned types, size_t huge_pa
  */
 bool tdi_vma_is_locked(uintptr_t start)
 {
-	return tdi_sys_msync((void *)start, tdi_page_size(), MS_INVALIDATE) == -EBUSY;
+	return tdi_sys_msync((void *)start, tdi_page_size(), MS_INVALIDATE) != 0;
 }
 
 int tdi_vma_userfault_open(void)

@@ -64,7 +64,8 @@ struct tdt_footprint {
 };
 struct tdt_footprint tdt_footprint(void);
 
-/* A joined thread is seen for a moment more: waits until there are so many. */
+/* A joined thread is seen for a moment more: waits until there are no more than so many.
+ */
 void tdt_await_threads(size_t threads);
 
 /* At most `slack` mappings more than `before`; a sanitizer's own are not counted. */
