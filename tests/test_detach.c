@@ -1,72 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* D1-D5 of detach.h: what is moved where, what is marked, and what a failure leaves. */
-#include "detach.h"
-#include "engine_internal.h"
-#include "mapped.h"
+/* D1-D3 of detach.h: what is moved where, and what a failure leaves. */
+#include "pieces.h"
 
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-
-#define AREA 64 /* pages */
 
 #ifndef SYS_mseal
 #define SYS_mseal 462
 #endif
 
-static char *base;
-static size_t page;
 static bool have_huge;
-
-static void setup(void)
-{
-	page = tdi_page_size();
-	base = (char *)TDT_FAR;
-}
-
-static void release(const struct tdi_quarantine *quarantine)
-{
-	ck_assert_int_eq(munmap((void *)quarantine->reserved,
-				quarantine->reserved_end - quarantine->reserved),
-			 0);
-}
-
-static char *quarantined(const struct tdi_quarantine *quarantine)
-{
-	return (char *)quarantine->start;
-}
-
-/* A piece, in pages from base; splitting a mapping or not is up to the layout. */
-static struct tdi_piece piece(size_t first, size_t pages)
-{
-	return (struct tdi_piece){.start = (uintptr_t)base + first * page,
-				  .length = pages * page};
-}
-
-static int detach(const struct tdi_piece *pieces, unsigned count,
-		  struct tdi_quarantine *ret)
-{
-	return tdi_detach((uintptr_t)base, AREA * page, pieces, count, 0, ret);
-}
-
-/* Three mappings with holes before, between and after them. */
-static void build_three(void)
-{
-	number_pages(map_at(base + 4 * page, 8 * page, PROT_READ | PROT_WRITE), 8 * page,
-		     100);
-	number_pages(map_at(base + 20 * page, 8 * page, PROT_READ | PROT_WRITE), 8 * page,
-		     200);
-	number_pages(map_at(base + 40 * page, 8 * page, PROT_READ | PROT_WRITE), 8 * page,
-		     300);
-}
-
-static void check_three(void)
-{
-	check_numbers(base + 4 * page, 8 * page, 100);
-	check_numbers(base + 20 * page, 8 * page, 200);
-	check_numbers(base + 40 * page, 8 * page, 300);
-	ck_assert_uint_eq(tdt_mapped(base, AREA * page), 24 * page);
-}
 
 /* D1 */
 START_TEST(one_mapping_moves_with_its_contents)
@@ -251,125 +194,6 @@ START_TEST(huge_pages_move_whole)
 }
 END_TEST
 
-/* ---- D4 ---- */
-
-/* Do all mappings in the range have this flag in smaps? */
-static bool all_have(uintptr_t start, size_t length, const char *flag)
-{
-	FILE *smaps = fopen("/proc/self/smaps", "re");
-	unsigned long first = 0, last = 0;
-	char line[512];
-	size_t covered = 0;
-
-	ck_assert_ptr_nonnull(smaps);
-	while (fgets(line, sizeof(line), smaps)) {
-		unsigned long a, b;
-
-		if (sscanf(line, "%lx-%lx ", &a, &b) == 2) {
-			first = tdi_max_size(a, start);
-			last = tdi_min_size(b, start + length);
-		} else if (strncmp(line, "VmFlags:", 8) == 0 && first < last &&
-			   strstr(line, flag)) {
-			covered += last - first;
-		}
-	}
-	fclose(smaps);
-	return covered == length;
-}
-
-START_TEST(the_quarantine_is_kept_out_of_children_and_dumps)
-{
-	struct tdi_piece pieces[] = {piece(4, 8), piece(20, 8), piece(40, 8)};
-	struct tdi_quarantine quarantine;
-	int status;
-	pid_t pid;
-
-	build_three();
-	ck_assert_int_eq(detach(pieces, 3, &quarantine), 0);
-	ck_assert(all_have(quarantine.start, AREA * page, " dc"));
-	ck_assert(all_have(quarantine.start, AREA * page, " dd"));
-	pid = fork();
-	if (pid == 0) {
-		size_t seen = 0;
-		unsigned char in;
-
-		for (size_t i = 0; i < AREA; i++)
-			seen += mincore(quarantined(&quarantine) + i * page, page, &in) ==
-				0;
-		_exit((int)seen);
-	}
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert_int_eq(status, 0);
-	release(&quarantine);
-}
-END_TEST
-
-START_TEST(a_quarantine_that_cannot_be_marked_says_so)
-{
-	struct tdi_piece whole = piece(0, AREA);
-	struct tdi_quarantine quarantine;
-
-	for (unsigned i = 0; i < 2; i++) {
-		number_pages(map_at(base, AREA * page, PROT_READ | PROT_WRITE),
-			     AREA * page, 1);
-		tdt_fail_detail(TDI_SYS_madvise, i ? MADV_DONTDUMP : MADV_DONTFORK,
-				-ENOMEM, 0, 1);
-		ck_assert_int_eq(detach(&whole, 1, &quarantine), 0);
-		tdt_fail_none();
-		ck_assert(quarantine.exposed);
-		ck_assert_uint_eq(tdt_mapped(base, AREA * page), 0);
-		check_numbers(quarantined(&quarantine), AREA * page, 1);
-		release(&quarantine);
-	}
-}
-END_TEST
-
-static int detach_in_child(void)
-{
-	struct tdi_piece whole = piece(0, AREA);
-	struct tdi_quarantine quarantine;
-	int status;
-	pid_t pid;
-
-	if (mmap(base, AREA * page, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != base)
-		return 1;
-	if (detach(&whole, 1, &quarantine))
-		return 2;
-	/* and its own children find the lock as it should be */
-	pid = fork();
-	if (pid == 0) {
-		if (mmap(base, AREA * page, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
-			 0) != base)
-			_exit(3);
-		_exit(detach(&whole, 1, &quarantine) ? 4 : 0);
-	}
-	if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
-		return 5;
-	return WEXITSTATUS(status);
-}
-
-/* The lock that a fork takes is the parent's thread's; the child's is another thread. */
-START_TEST(children_and_their_children_detach_as_well)
-{
-	td_engine *engine;
-	int status;
-	pid_t pid;
-
-	/* it watches for forks */
-	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.reapers = 1), &engine), 0);
-	pid = fork();
-	if (pid == 0) {
-		alarm(20); /* rather than hang */
-		_exit(detach_in_child());
-	}
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert_int_eq(status, 0);
-	ck_assert_int_eq(td_engine_destroy(engine, TD_EXIT_DRAIN, 0), 0);
-}
-END_TEST
-
 /* ---- D1: failures ---- */
 
 /*
@@ -455,23 +279,6 @@ START_TEST(what_was_moved_is_put_back)
 }
 END_TEST
 
-/* Where the mapping has gone whose first page has number 100, of 8 pages. */
-static char *find_first(void)
-{
-	FILE *maps = fopen("/proc/self/maps", "re");
-	unsigned long start, end;
-	char line[512], prot[8], *found = NULL;
-
-	while (!found && fgets(line, sizeof(line), maps)) {
-		if (sscanf(line, "%lx-%lx %7s", &start, &end, prot) == 3 &&
-		    end - start == 8 * page && strcmp(prot, "rw-p") == 0 &&
-		    *(unsigned *)start == 100)
-			found = (char *)start;
-	}
-	fclose(maps);
-	return found;
-}
-
 static unsigned moves;
 static char *hole;
 
@@ -549,9 +356,6 @@ int main(void)
 		the_quarantine_settles_for_less_where_there_is_no_room,
 		the_quarantine_settles_for_less_near_the_limit_on_address_space,
 		huge_pages_move_whole,
-		the_quarantine_is_kept_out_of_children_and_dumps,
-		a_quarantine_that_cannot_be_marked_says_so,
-		children_and_their_children_detach_as_well,
 		a_failure_anywhere_changes_nothing,
 		what_was_moved_is_put_back,
 		the_place_of_a_piece_that_could_not_be_moved_stays_reserved,

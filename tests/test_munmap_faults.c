@@ -10,7 +10,9 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#define AREA 48 /* pages */
+#define AREA 48	   /* pages */
+#define LARGE 1100 /* more than 2 MiB, so that its quarantine has room to spare */
+#define ALL 2048   /* room for either, and what is around it */
 #define POSITIONS_MAX 200
 
 static const char *const names[] = {
@@ -19,17 +21,21 @@ static const char *const names[] = {
 #undef NAME
 };
 
-/* What is mapped in the area; `bytes` of it. */
 struct layout {
 	const char *name;
 	void (*build)(char *base);
-	size_t bytes;
+	size_t pages; /* of the range */
 	unsigned flags;
 };
 
 static void build_one(char *base)
 {
 	number_pages(map_at(base, AREA * page, PROT_READ | PROT_WRITE), AREA * page, 1);
+}
+
+static void build_large(char *base)
+{
+	number_pages(map_at(base, LARGE * page, PROT_READ | PROT_WRITE), LARGE * page, 1);
 }
 
 /* Parts of mappings at both ends, a hole, something locked. */
@@ -59,15 +65,16 @@ static void build_with_shared(char *base)
 
 static const struct layout layouts[] = {
 	{"one", build_one, AREA, 0},
-	{"several", build_several, 8 + 8 + 24, 0},
-	{"with shared", build_with_shared, 8 + 8 + 24, 0},
-	{"with shared deferred", build_with_shared, 8 + 8 + 24, TD_MUNMAP_SHARED},
+	{"several", build_several, AREA, 0},
+	{"with shared", build_with_shared, AREA, 0},
+	{"with shared deferred", build_with_shared, AREA, TD_MUNMAP_SHARED},
+	{"large", build_large, LARGE, 0},
 };
 
 static void check_contents(const struct layout *layout, const char *base)
 {
-	if (layout->build == build_one) {
-		check_numbers(base, AREA * page, 1);
+	if (layout->build == build_one || layout->build == build_large) {
+		check_numbers(base, layout->pages * page, 1);
 	} else {
 		check_numbers(base, 8 * page, layout->build == build_several ? 5 : 1);
 		check_numbers(base + 12 * page, 8 * page, 100);
@@ -104,9 +111,9 @@ static bool fail_at(const struct layout *layout, enum tdi_sys_call call, int err
 	if (held) /* the reaper would try for ever */
 		hold_reaper(&hold);
 	layout->build(base);
-	picture((char *)TDT_FAR, 128 * page, before, sizeof(before));
+	picture((char *)TDT_FAR, ALL * page, before, sizeof(before));
 	tdt_fail(call, err, position, for_good ? UINT32_MAX : 1);
-	got = td_engine_munmap(engine, base, AREA * page, layout->flags);
+	got = td_engine_munmap(engine, base, layout->pages * page, layout->flags);
 	reached = tdt_calls(call) > position;
 	if (held) {
 		tdt_fail_none();
@@ -116,14 +123,14 @@ static bool fail_at(const struct layout *layout, enum tdi_sys_call call, int err
 	reached |= tdt_calls(call) > position;
 	tdt_fail_none();
 
-	picture((char *)TDT_FAR, 128 * page, after, sizeof(after));
+	picture((char *)TDT_FAR, ALL * page, after, sizeof(after));
 	if (got) {
 		ck_assert_msg(strcmp(before, after) == 0, "%s %s %u: was\n%snow\n%s",
 			      layout->name, names[call], position, before, after);
 		check_contents(layout, base);
 		outcome.refused++;
 	} else {
-		ck_assert_uint_eq(tdt_mapped(base, AREA * page), 0);
+		ck_assert_uint_eq(tdt_mapped(base, layout->pages * page), 0);
 		outcome.done++;
 	}
 	check_outside(layout, base);
@@ -131,7 +138,7 @@ static bool fail_at(const struct layout *layout, enum tdi_sys_call call, int err
 	ck_assert_uint_eq(stats().works_failed, failed);
 	if (call != TDI_SYS_close) /* it is not closed where that fails */
 		ck_assert_uint_eq(tdt_footprint().descriptors, fds);
-	munmap((char *)TDT_FAR, 128 * page);
+	munmap((char *)TDT_FAR, ALL * page);
 	/* a reservation that cannot be unmapped stays, and is told */
 	if (!TDT_SANITIZED && !held)
 		ck_assert_msg(vm_pages() <= pages, "%s %s %u: %ld pages more",
