@@ -308,7 +308,7 @@ START_TEST(many_cycles_leave_nothing)
 
 		if (i == WARM) {
 			drain();
-			drain_callbacks(engine);
+			tdt_drain_callbacks();
 			before = tdt_footprint();
 			used_before = mallinfo2().uordblks;
 		}
@@ -320,7 +320,7 @@ START_TEST(many_cycles_leave_nothing)
 		ck_assert(td_region_unmap(space, addr, 3 * page) == 0);
 	}
 	drain();
-	drain_callbacks(engine);
+	tdt_drain_callbacks();
 	after = tdt_footprint();
 	printf("# rss %zu then %zu KiB, malloc %zu then %zu bytes\n", before.rss_kib,
 	       after.rss_kib, used_before, mallinfo2().uordblks);
