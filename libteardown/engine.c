@@ -80,6 +80,28 @@ void tdi_engine_put(struct td_engine *engine)
 		engine_free(engine);
 }
 
+static void free_head(struct rcu_head *head)
+{
+	tdi_tsan_acquire(head);
+	free(head);
+}
+
+/*
+ * liburcu starts the thread that frees what look-ups may still be reading with the first
+ * such thing, and ends the process when it cannot. So that is done here, and not when
+ * somebody unmaps because memory, mappings or threads are short.
+ */
+static int start_callbacks(const struct td_engine *engine)
+{
+	struct rcu_head *head = malloc(sizeof(*head));
+
+	if (!head)
+		return -ENOMEM;
+	tdi_tsan_release(head);
+	engine->flavor->update_call_rcu(head, free_head);
+	return 0;
+}
+
 static int options_check(const struct td_engine_opts *opts)
 {
 	return opts->flags != 0 || opts->reapers > REAPERS_MAX ? -EINVAL : 0;
@@ -116,6 +138,8 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	engine->generation = fork_generation;
 
 	err = tdi_reapers_start(engine, reapers);
+	if (!err && reapers > 0)
+		err = start_callbacks(engine);
 	if (err) {
 		tdi_reapers_stop(engine);
 		engine_free(engine);

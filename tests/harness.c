@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <sched.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <urcu/urcu-memb.h>
 
 #define TESTS_MAX 64
 #define REASON_SIZE 160
@@ -306,8 +308,31 @@ static size_t rss_kib(void)
 	return kib;
 }
 
+struct callbacks_end {
+	struct rcu_head head;
+	sem_t reached;
+};
+
+static void reach_callbacks_end(struct rcu_head *head)
+{
+	tdi_tsan_acquire(head);
+	sem_post(&tdi_container_of(head, struct callbacks_end, head)->reached);
+}
+
+void tdt_drain_callbacks(void)
+{
+	struct callbacks_end end;
+
+	sem_init(&end.reached, 0, 0);
+	tdi_tsan_release(&end.head);
+	urcu_memb_call_rcu(&end.head, reach_callbacks_end);
+	while (sem_wait(&end.reached) != 0)
+		continue;
+}
+
 struct tdt_footprint tdt_footprint(void)
 {
+	tdt_drain_callbacks();
 	return (struct tdt_footprint){
 		.rss_kib = rss_kib(),
 		.mappings = count_lines("/proc/self/maps"),

@@ -15,7 +15,6 @@
 #include "harness.h"
 
 #include <errno.h>
-#include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -23,7 +22,6 @@
 #include <sys/mman.h>
 #include <teardown.h>
 #include <urcu/urcu-memb.h>
-#include <urcu/flavor.h>
 
 /* ---- accesses that fault ---- */
 
@@ -58,30 +56,6 @@ static inline int lookup(td_space *space, const void *addr, struct td_region_inf
 	err = td_region_lookup(space, addr, ret);
 	urcu_memb_read_unlock();
 	return err;
-}
-
-/* Until all that has been retired is freed. liburcu's own barrier does the same, in a way
- * that ThreadSanitizer cannot follow. */
-struct callbacks_end {
-	struct rcu_head head;
-	sem_t reached;
-};
-
-static inline void reach_callbacks_end(struct rcu_head *head)
-{
-	tdi_tsan_acquire(head);
-	sem_post(&tdi_container_of(head, struct callbacks_end, head)->reached);
-}
-
-static inline void drain_callbacks(td_engine *of)
-{
-	struct callbacks_end end;
-
-	sem_init(&end.reached, 0, 0);
-	tdi_tsan_release(&end.head);
-	td_engine_flavor(of)->update_call_rcu(&end.head, reach_callbacks_end);
-	while (sem_wait(&end.reached) != 0)
-		continue;
 }
 
 /* ---- windows ---- */

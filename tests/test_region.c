@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Mapping and adopting: what is asked for, what is refused, and nothing left behind. */
-#include "harness.h"
-#include "base.h"
+#include "regions.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -372,7 +371,7 @@ END_TEST
 
 START_TEST(what_cannot_be_adopted_is_refused_and_unchanged)
 {
-	char *addr = tdt_map_anon(8 * page);
+	char *addr = window_new(8).addr; /* where nobody else fills the hole */
 	char *shared = mmap(NULL, page, PROT_READ | PROT_WRITE,
 			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	td_space *other;

@@ -308,7 +308,7 @@ START_TEST(many_cycles_leave_nothing)
 
 		if (i == WARM) {
 			drain();
-			drain_callbacks(engine);
+			tdt_drain_callbacks();
 			before = tdt_footprint();
 			used_before = mallinfo2().uordblks;
 		}
@@ -320,7 +320,7 @@ START_TEST(many_cycles_leave_nothing)
 		ck_assert(td_region_unmap(space, addr, 3 * page) == 0);
 	}
 	drain();
-	drain_callbacks(engine);
+	tdt_drain_callbacks();
 	after = tdt_footprint();
 	printf("# rss %zu then %zu KiB, malloc %zu then %zu bytes\n", before.rss_kib,
 	       after.rss_kib, used_before, mallinfo2().uordblks);
@@ -331,6 +331,137 @@ START_TEST(many_cycles_leave_nothing)
 		return;
 	ck_assert_uint_le(after.rss_kib, before.rss_kib + 2048);
 	ck_assert_uint_le(mallinfo2().uordblks, used_before + 64 * KIB);
+}
+END_TEST
+
+/* ---- while a reaper has yet to come ---- */
+
+static struct job blocker;
+static sem_t blocked, may_go;
+
+/* The only reaper has something else to do, until it is let go. */
+static void hold_the_reaper(void)
+{
+	sem_init(&blocked, 0, 0);
+	sem_init(&may_go, 0, 0);
+	job_init(&blocker, 1);
+	blocker.entered = &blocked;
+	blocker.may_go = &may_go;
+	ck_assert_int_eq(td_engine_submit(engine, &blocker.work), 0);
+	sem_wait(&blocked);
+}
+
+static void let_the_reaper_go(void)
+{
+	sem_post(&may_go);
+	sem_wait(&blocker.done);
+}
+
+/* A12, D1: also when the last put frees all the rest by itself. */
+START_TEST(a_space_is_reclaimed_when_what_left_it_before_is)
+{
+	for (int sync = 0; sync < 2; sync++) {
+		struct window window;
+		td_space *dying;
+
+		ck_assert_int_eq(td_space_create(engine, NULL, &dying), 0);
+		window = window_with(dying, "aaaaaa");
+		defer(true);
+		hold_the_reaper();
+		ck_assert_int_eq(window_unmap(dying, &window, 2, 2), 0);
+		ck_assert_int_eq(td_space_grab(dying), 0);
+		ck_assert_int_eq(sync ? td_space_put_sync(dying) : td_space_put(dying),
+				 0);
+		ck_assert_int_eq(td_space_wait(dying, TD_EVENT_GONE, 0), 0);
+		ck_assert_int_eq(td_space_wait(dying, TD_EVENT_RECLAIMED, 0), -ETIMEDOUT);
+		let_the_reaper_go();
+		ck_assert_int_eq(td_space_wait(dying, TD_EVENT_RECLAIMED, TD_FOREVER), 0);
+		ck_assert_uint_eq(tdt_mapped(window.addr, 6 * page), 0);
+		ck_assert_int_eq(td_space_drop(dying), 0);
+	}
+	ck_assert_uint_eq(stats().bytes_reclaimed, 2 * 6 * page + 2 * 1000);
+}
+END_TEST
+
+struct settler {
+	td_space *space;
+	char *addr;
+	size_t length;
+};
+
+static void *settle(void *arg)
+{
+	const struct settler *settler = arg;
+	char *got = mmap(settler->addr, settler->length, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+	ck_assert_ptr_eq(got, settler->addr);
+	ck_assert_int_eq(got[0], 0);
+	memset(got, 'n', settler->length);
+	ck_assert_int_eq(td_region_adopt(settler->space, got, settler->length, NULL), 0);
+	return NULL;
+}
+
+static void check_settled(const struct settler *settler)
+{
+	for (size_t i = 0; i < settler->length; i++)
+		ck_assert(settler->addr[i] == 'n');
+}
+
+/* D3: by another thread, in this space or another, and nothing touches it later. */
+START_TEST(the_place_can_be_settled_again_at_once)
+{
+	for (int other = 0; other < 2; other++) {
+		struct window window = window_with(space, "aaaaaaaabb");
+		struct settler settler = {space, page_at(&window, 2), 7 * page};
+		struct td_region_info info;
+		pthread_t thread;
+
+		if (other)
+			ck_assert_int_eq(td_space_create(engine, NULL, &settler.space),
+					 0);
+		defer(true);
+		hold_the_reaper();
+		ck_assert_int_eq(window_unmap(space, &window, 2, 7), 0);
+		ck_assert_int_eq(pthread_create(&thread, NULL, settle, &settler), 0);
+		pthread_join(thread, NULL);
+		check_settled(&settler);
+		let_the_reaper_go();
+		drain();
+		check_settled(&settler);
+		ck_assert_int_eq(lookup(settler.space, settler.addr, &info), 0);
+		ck_assert_ptr_eq(info.addr, settler.addr);
+		ck_assert_uint_eq(info.length, settler.length);
+		ck_assert_int_eq(lookup(space, settler.addr, &info), other ? -ENOENT : 0);
+		if (other)
+			ck_assert_int_eq(td_space_put_sync(settler.space), 0);
+		else
+			ck_assert_int_eq(window_unmap(space, &window, 2, 7), 0);
+		check_window(space, &window, "aa.......b");
+		drain();
+	}
+}
+END_TEST
+
+/* D2, D3: nor does what left later lie where something left before. */
+START_TEST(what_waits_for_a_reaper_lies_where_nobody_was)
+{
+	char *addrs[8];
+
+	defer(true);
+	hold_the_reaper();
+	for (int i = 0; i < 8; i++) {
+		ck_assert_int_eq(td_region_map(space, 4 * page, NULL, (void **)&addrs[i]),
+				 0);
+		tdt_touch(addrs[i], 4 * page);
+	}
+	for (int i = 0; i < 8; i++)
+		ck_assert_int_eq(td_region_unmap(space, addrs[i], 4 * page), 0);
+	for (int i = 0; i < 8; i++) {
+		if (!TDT_SANITIZED) /* which maps things in between */
+			ck_assert_uint_eq(tdt_mapped(addrs[i], 4 * page), 0);
+	}
+	let_the_reaper_go();
 }
 END_TEST
 
@@ -346,6 +477,9 @@ int main(void)
 		of_exclusive_shared_memory_only_the_part_that_leaves_is_freed,
 		a_thousand_neighbours_leave_as_one_range,
 		many_cycles_leave_nothing,
+		a_space_is_reclaimed_when_what_left_it_before_is,
+		the_place_can_be_settled_again_at_once,
+		what_waits_for_a_reaper_lies_where_nobody_was,
 	};
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
