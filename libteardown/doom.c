@@ -97,6 +97,13 @@ void tdi_extent_init(struct tdi_extent *extent, const struct tdi_backing *backin
 	extent->unmap_pace = shell_pace(extent);
 }
 
+void tdi_extent_carry_on(struct tdi_extent *extent, const struct tdi_extent *from)
+{
+	extent->prepared = from->prepared;
+	if (from->backing.kind->release)
+		extent->claimed = extent->zapped = from->zapped;
+}
+
 void tdi_doom_add(struct tdi_doom *doom, struct tdi_extent *extent)
 {
 	pthread_mutex_lock(&doom->lock);

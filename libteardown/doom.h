@@ -97,6 +97,9 @@ void tdi_doom_destroy(struct tdi_doom *doom);
 void tdi_extent_init(struct tdi_extent *extent, const struct tdi_backing *backing,
 		     uintptr_t start, size_t length);
 
+/* What the host has done for an extent so far, it has done for another in its place. */
+void tdi_extent_carry_on(struct tdi_extent *extent, const struct tdi_extent *from);
+
 /*
  * For a range that is to leave its place before it is doomed: makes the callbacks that
  * prepare, in the caller, as often as they may be tried. 0, or the error of the last try.

@@ -91,7 +91,7 @@ void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 	tdi_doom_init(&doomed->doom, name);
 	tdi_extent_init(&doomed->extent, &extent->backing, quarantine->start,
 			extent->length);
-	doomed->extent.prepared = extent->prepared;
+	tdi_extent_carry_on(&doomed->extent, extent);
 	doomed->engine = engine;
 	doomed->owner = owner;
 	doomed->quarantine = *quarantine;

@@ -47,7 +47,7 @@ int tdi_host_prepare(struct tdi_extent *extent)
 	} else {
 		leave_userfault(extent);
 	}
-	if (!err) {
+	if (err >= 0) {
 		extent->prepared++;
 		extent->failures = 0;
 	}

@@ -135,7 +135,7 @@ static void next_run(struct tdi_region *first, struct run *run)
 	run->end = last->next;
 	tdi_extent_init(&run->extent, &first->extent.backing, first->tag->item.start,
 			last->tag->item.end - first->tag->item.start);
-	run->extent.prepared = first->extent.prepared;
+	tdi_extent_carry_on(&run->extent, &first->extent);
 }
 
 static void hold_no_more(struct tdi_region *region)
@@ -188,16 +188,22 @@ static int evict_run(struct td_space *space, struct run *run, bool *single)
 	return err;
 }
 
-/* The device's own way, from the beginning to the end, in the caller. */
+/*
+ * The device's own way, from the beginning to the end, in the caller. Should the region
+ * stay, then its release goes on later from where it stopped; done() is for its end.
+ */
 static int release_device(struct td_space *space, struct run *run)
 {
+	struct td_region_ops not_done = *run->extent.backing.ops;
+	struct tdi_extent *extent = &run->extent, *left;
 	uint64_t pause_ns = 0;
-	struct tdi_extent *left;
 	struct tdi_doom doom;
 	int err, result;
 
+	not_done.done = NULL;
+	extent->backing.ops = &not_done;
 	tdi_doom_init(&doom, space->name);
-	tdi_doom_add(&doom, &run->extent);
+	tdi_doom_add(&doom, extent);
 	do {
 		struct td_slice slice = {
 			.deadline_ns = tdi_sys_deadline((int64_t)space->engine->slice_ns),
@@ -210,13 +216,18 @@ static int release_device(struct td_space *space, struct run *run)
 			continue;
 		}
 		pause_ns = tdi_queue_next_pause(pause_ns);
-		if (pause_ns >= 1000000000u)
+		/* The device has all its tries, the kernel a second to unmap it. */
+		if (pause_ns >= 1000000000u && extent->zapped == extent->length)
 			break;
 		tdi_sys_pause(pause_ns);
 	} while (result != TD_WORK_DONE);
 	left = tdi_doom_leftover(&doom);
 	err = left ? -ENOMEM : doom.status;
 	tdi_doom_destroy(&doom);
+	if (err)
+		tdi_extent_carry_on(&run->first->extent, extent);
+	else
+		tdi_host_done(&run->first->extent, 0);
 	return err;
 }
 

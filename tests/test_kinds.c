@@ -36,7 +36,7 @@ static char *make(td_space *space, const struct kind *kind, bool adopt)
 		ck_assert_int_eq(
 			td_region_adopt(space, addr, kind->length, &kind->adopted), 0);
 	}
-	memset(addr, 'x', kind->length);
+	fill(addr, 'x', kind->length);
 	if (kind->check)
 		kind->check(addr, kind->length);
 	return addr;
@@ -144,7 +144,7 @@ START_TEST(huge_pages_go_in_whole_pages_only)
 	ck_assert_ptr_eq(mapped, (void *)1);
 
 	addr = map_file(-1, 4 * HUGE_PAGE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB);
-	memset(addr, 'x', 4 * HUGE_PAGE);
+	fill(addr, 'x', 4 * HUGE_PAGE);
 	ck_assert_int_eq(td_region_adopt(space, addr + page, HUGE_PAGE, opts), -EINVAL);
 	ck_assert_int_eq(td_region_adopt(space, addr, HUGE_PAGE + page, opts), -EINVAL);
 	ck_assert_int_eq(td_region_adopt(space, addr, HUGE_PAGE,
@@ -307,7 +307,7 @@ START_TEST(memory_of_several_protections)
 
 		ck_assert_int_eq(td_region_map(space, 12 * MIB, NULL, &mapped), 0);
 		addr = mapped;
-		memset(addr, 'x', 12 * MIB);
+		fill(addr, 'x', 12 * MIB);
 		ck_assert_int_eq(mprotect(addr + MIB, MIB, PROT_READ), 0);
 		ck_assert_int_eq(mprotect(addr + 5 * MIB, 64 * KIB, PROT_NONE), 0);
 		ck_assert_int_eq(madvise(addr + 8 * MIB, MIB, MADV_DONTFORK), 0);

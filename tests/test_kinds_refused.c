@@ -189,7 +189,7 @@ static void check_adopting(struct refusal *table, size_t entries)
 	char *shared = map_file(memfd, 64 * KIB, MAP_SHARED);
 	td_space *owner;
 
-	memset(addr, 'x', HUGE_PAGE);
+	fill(addr, 'x', HUGE_PAGE);
 	for (size_t i = 0; i < entries; i++) {
 		bool is_shared = table[i].opts.kind == TD_KIND_SHARED;
 		int err = td_region_adopt(space, is_shared ? shared : addr, 4 * page,

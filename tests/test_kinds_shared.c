@@ -56,7 +56,7 @@ START_TEST(an_exclusive_memfd_is_emptied)
 				       .flags = TD_REGION_FD | TD_REGION_EXCLUSIVE),
 			i % 2 == 1, LENGTH);
 
-		memset(addr, 'x', LENGTH);
+		fill(addr, 'x', LENGTH);
 		ck_assert_uint_eq(held_by(fd), LENGTH);
 		give_back(space, addr, LENGTH, (enum way)(i / 2));
 		ck_assert_uint_eq(held_by(fd), 0);
@@ -79,7 +79,7 @@ START_TEST(a_memfd_that_is_not_exclusive_keeps_its_contents)
 							.flags = TD_REGION_FD),
 					 i % 2 == 1, LENGTH);
 
-		memset(addr, 'a' + (int)i, LENGTH);
+		fill(addr, 'a' + (int)i, LENGTH);
 		give_back(space, addr, LENGTH, (enum way)(i / 2));
 		ck_assert_uint_eq(held_by(fd), LENGTH);
 		ck_assert(is_filled(other, LENGTH, (char)('a' + i)));
@@ -97,7 +97,7 @@ START_TEST(only_the_regions_part_of_the_memfd_is_emptied)
 		int fd = make_memfd(LENGTH + 2 * PART, 0);
 		char *whole = map_file(fd, LENGTH + 2 * PART, MAP_SHARED), *addr;
 
-		memset(whole, 'w', LENGTH + 2 * PART);
+		fill(whole, 'w', LENGTH + 2 * PART);
 		addr = make_region(
 			space,
 			TD_REGION_OPTS(.kind = TD_KIND_SHARED, .fd = fd, .offset = PART,
@@ -128,14 +128,14 @@ START_TEST(a_part_of_a_region_is_emptied_and_the_rest_is_later)
 		char *whole = map_file(fd, LENGTH + PART, MAP_SHARED);
 		size_t before = descriptors();
 
-		memset(whole, 'w', LENGTH + PART);
+		fill(whole, 'w', LENGTH + PART);
 		unmap_region(space, addr + PART, PART, (enum way)way);
 		ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
 		ck_assert_uint_eq(held_by(fd), LENGTH);
 		ck_assert(is_filled(whole, 2 * PART, 'w'));
 		ck_assert(is_filled(whole + 2 * PART, PART, 0));
 		ck_assert(is_filled(whole + 3 * PART, LENGTH - 2 * PART, 'w'));
-		memset(whole + 2 * PART, 'v', PART); /* nobody's part any more */
+		fill(whole + 2 * PART, 'v', PART); /* nobody's part any more */
 		ck_assert_uint_eq(stats_of(space).regions, 2);
 		ck_assert_int_eq(td_space_put_sync(space), 0);
 		ck_assert_uint_eq(held_by(fd), 2 * PART);
@@ -162,12 +162,12 @@ START_TEST(the_host_may_close_its_descriptor_meanwhile)
 			LENGTH);
 		char *other = map_file(fd, LENGTH, MAP_SHARED), *theirs;
 
-		memset(addr, 'x', LENGTH);
+		fill(addr, 'x', LENGTH);
 		close(fd);
 		stranger = make_memfd(LENGTH, 0); /* of the same number */
 		ck_assert_int_eq(stranger, fd);
 		theirs = map_file(stranger, LENGTH, MAP_SHARED);
-		memset(theirs, 's', LENGTH);
+		fill(theirs, 's', LENGTH);
 		give_back(space, addr, LENGTH, (enum way)way);
 		ck_assert(is_filled(other, LENGTH, 0));
 		ck_assert(is_filled(theirs, LENGTH, 's'));
@@ -187,7 +187,7 @@ START_TEST(a_memfd_that_is_sealed_against_writing_is_only_unmapped)
 		int fd = make_memfd(LENGTH, MFD_ALLOW_SEALING);
 		char *addr = map_file(fd, LENGTH, MAP_SHARED);
 
-		memset(addr, 'x', LENGTH);
+		fill(addr, 'x', LENGTH);
 		munmap(addr, LENGTH);
 		ck_assert_int_eq(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
 		addr = map_region(
@@ -218,7 +218,7 @@ START_TEST(a_memfd_that_cannot_be_punched_is_unmapped)
 				       .flags = TD_REGION_FD | TD_REGION_EXCLUSIVE),
 			LENGTH);
 
-		memset(addr, 'x', LENGTH);
+		fill(addr, 'x', LENGTH);
 		if (i / 5 < UNMAP_HERE)
 			tdt_fail(TDI_SYS_fallocate, errors[i % 5], 0, 1000);
 		give_back(space, addr, LENGTH, (enum way)(i / 5));
@@ -239,7 +239,7 @@ START_TEST(every_step_of_a_memfd_is_tried)
 					  .flags = TD_REGION_FD | TD_REGION_EXCLUSIVE),
 			   4 * LENGTH);
 
-	memset(addr, 'x', 4 * LENGTH);
+	fill(addr, 'x', 4 * LENGTH);
 	tdt_fail(TDI_SYS_fallocate, -EIO, 0, 1);
 	tdt_fail(TDI_SYS_madvise, -EINVAL, 0, 1000);
 	give_back(space, addr, 4 * LENGTH, PUT);
@@ -287,7 +287,7 @@ START_TEST(shared_anonymous_memory)
 				       .flags = exclusive ? TD_REGION_EXCLUSIVE : 0),
 			LENGTH);
 
-		memset(addr, 'x', LENGTH);
+		fill(addr, 'x', LENGTH);
 		in_child(addr, LENGTH, tell, ask);
 		give_back(space, addr, LENGTH, way);
 		ck_assert_int_eq(write(ask[1], "?", 1), 1);
@@ -321,7 +321,7 @@ START_TEST(a_memfd_of_huge_pages_gives_them_back)
 						(exclusive ? TD_REGION_EXCLUSIVE : 0)),
 			i % 4 > 1, 3 * HUGE_PAGE);
 
-		memset(addr, 'x', 3 * HUGE_PAGE);
+		fill(addr, 'x', 3 * HUGE_PAGE);
 		ck_assert_int_eq(
 			td_region_unmap(space, addr + tdi_page_size(), HUGE_PAGE),
 			-EINVAL);
@@ -399,7 +399,7 @@ START_TEST(a_file_keeps_what_was_written_through_a_shared_mapping)
 				       .flags = private ? TD_REGION_PRIVATE : 0),
 			i % 4 > 1, LENGTH);
 		ck_assert_int_eq(memcmp(addr, "original", 8), 0);
-		memset(addr, 'x', LENGTH);
+		fill(addr, 'x', LENGTH);
 		give_back(space, addr, LENGTH, (enum way)(i / 4));
 		read = map_file(fd, LENGTH + PART, MAP_SHARED);
 		ck_assert_int_eq(
@@ -428,7 +428,7 @@ START_TEST(a_file_may_shrink_under_its_region)
 		if (i % 3 == 2)
 			opts.flags |= TD_REGION_EXCLUSIVE;
 		addr = map_region(space, &opts, LENGTH);
-		memset(addr, 'x', LENGTH);
+		fill(addr, 'x', LENGTH);
 		ck_assert_int_eq(ftruncate(fd, 100), 0);
 		give_back(space, addr, LENGTH, (enum way)(i / 3));
 		ck_assert_uint_le(held_by(fd), tdi_page_size());

@@ -9,7 +9,6 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
@@ -134,18 +133,10 @@ START_TEST(the_host_may_close_its_userfaultfd)
 }
 END_TEST
 
-static __thread sigjmp_buf out;
-
-static void on_fault(int signal)
-{
-	(void)signal;
-	siglongjmp(out, 1);
-}
-
 /* Waits for a page that nobody brings; a fault is as good an end as any. */
 static void *wait_for_page(void *arg)
 {
-	if (sigsetjmp(out, 1) == 0)
+	if (sigsetjmp(out_of_fault, 1) == 0)
 		(void)*(const volatile char *)arg;
 	return NULL;
 }
@@ -202,7 +193,7 @@ START_TEST(a_userfaultfd_that_cannot_be_left_does_not_stop_the_teardown)
 			      TD_REGION_OPTS(.flags = TD_REGION_UFFD, .uffd = fd),
 			      &mapped),
 		0);
-	memset(mapped, 'x', LENGTH); /* never enlisted: there are no events to wait for */
+	fill(mapped, 'x', LENGTH); /* never enlisted: there are no events to wait for */
 	tdt_fail(TDI_SYS_ioctl, -EINVAL, 0, 1);
 	give_back(space, mapped, LENGTH, PUT);
 	close(fd);
