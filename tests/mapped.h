@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -154,21 +155,37 @@ static inline int lock_memory(void *addr, size_t length)
 #define POOL "/proc/sys/vm/nr_hugepages"
 #define HUGE_PAGE (2 * MIB)
 
+static inline bool pool_set(long pages)
+{
+	FILE *file = fopen(POOL, "we");
+	bool done = file && fprintf(file, "%ld\n", pages) > 0;
+
+	if (file)
+		done = fclose(file) == 0 && done;
+	return done;
+}
+
 /*
- * Grows or shrinks the pool by so many pages, whatever others do with it at the same
- * time. For main(): a test that fails does not come back to undo it. False: no.
+ * Grows the pool by so many pages, or shrinks it again. For main(): a test that fails
+ * does not come back to undo it. Other tests that want huge pages wait until this program
+ * has ended. False: no.
  */
 static inline bool pool_add(long pages)
 {
-	long before = read_long(POOL);
-	FILE *file = before >= 0 ? fopen(POOL, "we") : NULL;
-	bool done = false;
+	static int lock = -1;
+	long before;
 
-	if (!file)
+	if (lock < 0)
+		lock = open(POOL, O_RDONLY | O_CLOEXEC);
+	if (lock < 0 || flock(lock, LOCK_EX) != 0)
 		return false;
-	done = fprintf(file, "%ld\n", before + pages) > 0;
-	done = fclose(file) == 0 && done;
-	return done && read_long(POOL) >= before + pages;
+	before = read_long(POOL);
+	if (before < 0 || !pool_set(before + pages))
+		return false;
+	if (pages < 0 || read_long(POOL) >= before + pages)
+		return true;
+	(void)pool_set(before); /* not as many as asked for */
+	return false;
 }
 
 /* Huge pages at addr (NULL: anywhere), or NULL. */

@@ -282,6 +282,29 @@ START_TEST(memory_can_be_locked_at_once_where_that_is_short)
 }
 END_TEST
 
+START_TEST(many_small_locked_ranges_do_not_add_up_to_the_limit)
+{
+	enum { COUNT = 8 };
+	char *addrs[COUNT], *next = map_touched(640 * KIB);
+
+	if (!drop_ipc_lock()) {
+		tdt_skip("no right to drop CAP_IPC_LOCK");
+		return;
+	}
+	set_limit(RLIMIT_MEMLOCK, MIB);
+	for (unsigned i = 0; i < COUNT; i++) {
+		addrs[i] = map_touched(64 * KIB);
+		ck_assert_int_eq(lock_memory(addrs[i], 64 * KIB), 0);
+	}
+	hold_reaper(&hold);
+	for (unsigned i = 0; i < COUNT; i++)
+		ck_assert_int_eq(td_engine_munmap(engine, addrs[i], 64 * KIB, 0), 0);
+	ck_assert_uint_gt(stats().munmaps_deferred, 0);
+	ck_assert_int_eq(lock_memory(next, 640 * KIB), 0);
+	let_go(&hold);
+}
+END_TEST
+
 START_TEST(commit_charge_is_free_at_once_where_it_is_short)
 {
 	char *addr = map_touched(MIB);
@@ -445,6 +468,7 @@ int main(void)
 		address_space_is_free_at_once_where_it_is_short,
 		many_small_ranges_do_not_add_up_to_the_limit,
 		memory_can_be_locked_at_once_where_that_is_short,
+		many_small_locked_ranges_do_not_add_up_to_the_limit,
 		commit_charge_is_free_at_once_where_it_is_short,
 		huge_pages_are_free_at_once_where_they_are_few,
 		near_the_limit_on_mappings_one_can_always_map_again,

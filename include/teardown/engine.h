@@ -91,7 +91,8 @@ int td_engine_default(td_engine **ret);
  *   engine      NULL = the default engine (nothing to do if it was never made)
  *   timeout_ns  nanoseconds; 0 polls; TD_FOREVER
  *
- * Returns 0; -ETIMEDOUT; -EDEADLK: called on one of the engine's reapers; -ECHILD.
+ * Returns 0; -ETIMEDOUT; -EDEADLK: called on one of the engine's reapers, or in a callback
+ * in the thread that frees in its place; -ECHILD.
  * Context: blocks; not in a callback.
  */
 int td_engine_drain(td_engine *engine, int64_t timeout_ns);
@@ -106,8 +107,7 @@ int td_engine_drain(td_engine *engine, int64_t timeout_ns);
  *   engine  NULL = the default engine (nothing to do if it was never made)
  *
  * Returns 0: everything that was pending when the call began is done; -EAGAIN: but for
- * works that could not go on (TD_WORK_LATER); -EDEADLK: called on one of its reapers;
- * -ECHILD.
+ * works that could not go on (TD_WORK_LATER); -EDEADLK: as td_engine_drain(); -ECHILD.
  * Context: blocks; works of any owner may run in the caller, their callbacks included;
  * not in a callback. (row A11)
  */
