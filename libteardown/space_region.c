@@ -124,7 +124,7 @@ int td_region_lookup(td_space *space, const void *addr, struct td_region_info *r
 int td_region_walk(td_space *space, const void *addr, td_region_fn *fn, void *arg)
 {
 	const struct tdi_map_item *item;
-	uintptr_t from = (uintptr_t)addr;
+	uintptr_t from = (uintptr_t)addr, told = 0;
 	int err = fn ? tdi_space_check(space) : -EINVAL;
 
 	if (err)
@@ -134,8 +134,12 @@ int td_region_walk(td_space *space, const void *addr, td_region_fn *fn, void *ar
 		struct td_region_info info;
 
 		from = item->end;
-		if (describe(space, region_of(item), &info))
-			err = fn(&info, arg);
+		/* One that came meanwhile, where one that has been told of was, is left
+		 * out: else the walk would go back. */
+		if (item->start < told || !describe(space, region_of(item), &info))
+			continue;
+		told = from;
+		err = fn(&info, arg);
 	}
 	return err;
 }
