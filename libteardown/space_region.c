@@ -14,15 +14,15 @@ static int add(td_space *space, struct tdi_region *region)
 	pthread_mutex_lock(&space->map_lock);
 	/* The claim keeps others away: those who are in the map have a claim, too. */
 	err = tdi_map_insert(&space->map, &region->item);
-	if (!err)
+	if (!err) {
 		tdi_doom_add(&space->doom, &region->extent);
+		atomic_fetch_add_explicit(&space->regions, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&space->bytes_mapped, region->extent.length,
+					  memory_order_relaxed);
+	}
+	/* From here on somebody else may unmap it, and it is freed. */
 	pthread_mutex_unlock(&space->map_lock);
-	if (err)
-		return err;
-	atomic_fetch_add_explicit(&space->regions, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&space->bytes_mapped, region->extent.length,
-				  memory_order_relaxed);
-	return 0;
+	return err;
 }
 
 /* The guards that both calls open with. */
