@@ -14,15 +14,15 @@ static int add(td_space *space, struct tdi_region *region)
 	pthread_mutex_lock(&space->map_lock);
 	/* The claim keeps others away: those who are in the map have a claim, too. */
 	err = tdi_map_insert(&space->map, &region->tag->item);
-	if (!err)
+	if (!err) {
 		tdi_doom_add(&space->doom, &region->extent);
+		atomic_fetch_add_explicit(&space->regions, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&space->bytes_mapped, region->extent.length,
+					  memory_order_relaxed);
+	}
+	/* From here on somebody else may unmap it, and it is freed. */
 	pthread_mutex_unlock(&space->map_lock);
-	if (err)
-		return err;
-	atomic_fetch_add_explicit(&space->regions, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&space->bytes_mapped, region->extent.length,
-				  memory_order_relaxed);
-	return 0;
+	return err;
 }
 
 /* The guards that both calls open with. */
@@ -119,7 +119,7 @@ int td_region_lookup(td_space *space, const void *addr, struct td_region_info *r
 int td_region_walk(td_space *space, const void *addr, td_region_fn *fn, void *arg)
 {
 	struct tdi_map_item *item;
-	uintptr_t from = (uintptr_t)addr;
+	uintptr_t from = (uintptr_t)addr, told = 0;
 	int err = fn ? tdi_space_check(space) : -EINVAL;
 
 	if (err)
@@ -129,8 +129,12 @@ int td_region_walk(td_space *space, const void *addr, td_region_fn *fn, void *ar
 		struct td_region_info info;
 
 		from = item->end;
-		if (describe(space, tdi_region_tag_of(item), &info))
-			err = fn(&info, arg);
+		/* One that came meanwhile, where one that has been told of was, is left
+		 * out: else the walk would go back. */
+		if (item->start < told || !describe(space, tdi_region_tag_of(item), &info))
+			continue;
+		told = from;
+		err = fn(&info, arg);
 	}
 	return err;
 }

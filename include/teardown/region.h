@@ -222,7 +222,7 @@ int td_region_lookup(td_space *space, const void *addr, struct td_region_info *r
 /*
  * Calls fn for each region that ends after addr, in order of address, until it returns
  * something else than 0. Regions that come or go meanwhile may be seen or not; each that
- * is seen is seen whole.
+ * is seen is seen whole, and none overlaps one before it.
  * Returns what fn returned last, 0 when there was none; or as td_region_lookup().
  * Context: as td_region_lookup(); fn runs inside the critical section.
  */
