@@ -230,6 +230,37 @@ START_TEST(only_the_last_put_detaches)
 }
 END_TEST
 
+/* Each part of the range is moved by itself: none to where another was. */
+START_TEST(all_of_an_unmapped_range_is_out_of_sight_whatever_it_is_made_of)
+{
+	td_space *space = make_space(0);
+	int fd = make_memfd(LARGE, 0);
+	char *area = tdt_map_anon(3 * LARGE);
+
+	ck_assert_ptr_eq(mmap(area + LARGE, LARGE, PROT_READ | PROT_WRITE,
+			      MAP_SHARED | MAP_FIXED, fd, 0),
+			 area + LARGE);
+	fill(area, 'x', 3 * LARGE);
+	ck_assert_int_eq(td_region_adopt(space, area, LARGE, NULL), 0);
+	ck_assert_int_eq(td_region_adopt(space, area + LARGE, LARGE,
+					 TD_REGION_OPTS(.kind = TD_KIND_SHARED, .fd = fd,
+							.flags = TD_REGION_FD |
+								 TD_REGION_EXCLUSIVE)),
+			 0);
+	ck_assert_int_eq(td_region_adopt(space, area + 2 * LARGE, LARGE, NULL), 0);
+	keep_busy(&plug);
+	unmap_region(space, area, 3 * LARGE, UNMAP_LATER);
+	for (unsigned i = 0; i < 3; i++)
+		check_out_of_sight(area + i * LARGE, LARGE);
+	sem_post(&plug.may_go);
+	ck_assert_int_eq(td_space_put_sync(space), 0);
+	ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
+	ck_assert_uint_eq(held_by(fd), 0);
+	ck_assert_uint_eq(tdt_mapped(area, 3 * LARGE), 0);
+	close(fd);
+}
+END_TEST
+
 /* ---- what the kernel refuses ---- */
 
 /* All of it is there as it was, or none of it. */
@@ -405,6 +436,7 @@ int main(void)
 		regions_with_ops_stay_until_their_hooks_have_run,
 		a_sync_put_detaches_too,
 		only_the_last_put_detaches,
+		all_of_an_unmapped_range_is_out_of_sight_whatever_it_is_made_of,
 		what_cannot_be_moved_stays_and_is_reclaimed_all_the_same,
 		a_region_of_several_mappings_leaves_whole_or_stays_whole,
 		a_space_without_reapers_detaches_and_frees_in_the_caller,
