@@ -91,8 +91,8 @@ static int reserve_modulo(uintptr_t start, size_t length, size_t modulus,
 	return 0;
 }
 
-int tdi_detach_reserve(uintptr_t start, size_t length, size_t huge_page,
-		       struct tdi_quarantine *ret)
+static int reserve(uintptr_t start, size_t length, size_t huge_page,
+		   struct tdi_quarantine *quarantine)
 {
 	size_t moduli[] = {best_modulus(length, huge_page), tdi_pmd_size(),
 			   tdi_page_size()};
@@ -101,14 +101,14 @@ int tdi_detach_reserve(uintptr_t start, size_t length, size_t huge_page,
 	for (size_t i = 0; i < sizeof(moduli) / sizeof(*moduli); i++) {
 		if (moduli[i] < huge_page || (i > 0 && moduli[i] >= moduli[i - 1]))
 			continue;
-		err = reserve_modulo(start, length, moduli[i], ret);
+		err = reserve_modulo(start, length, moduli[i], quarantine);
 		if (!err)
 			break;
 	}
 	return err;
 }
 
-void tdi_detach_unreserve(const struct tdi_quarantine *quarantine)
+static void unreserve(const struct tdi_quarantine *quarantine)
 {
 	size_t length = quarantine->reserved_end - quarantine->reserved;
 	int err = tdi_sys_munmap((void *)quarantine->reserved, length);
@@ -270,57 +270,31 @@ static bool mark(const struct tdi_quarantine *quarantine, size_t length)
 	       tdi_sys_madvise(start, length, MADV_DONTDUMP) == 0;
 }
 
-/* One that is sealed could neither be moved nor unmapped later on. */
-static int check_movable(const struct tdi_piece *pieces, unsigned nr_pieces)
+int tdi_detach(uintptr_t start, size_t length, const struct tdi_piece *pieces,
+	       unsigned nr_pieces, size_t huge_page, struct tdi_quarantine *ret)
 {
+	struct tdi_quarantine quarantine = {0};
+	struct move move = {start, pieces, nr_pieces, &quarantine, 0};
 	int err = 0;
 
+	/* One that is sealed could neither be moved nor unmapped later on. */
 	for (unsigned i = 0; !err && nr_pieces > 1 && i < nr_pieces; i++)
 		err = tdi_vma_check_movable(pieces[i].start);
-	return err;
-}
-
-static int move_all(uintptr_t start, size_t length, const struct tdi_piece *pieces,
-		    unsigned nr_pieces, struct tdi_quarantine *quarantine)
-{
-	struct move move = {start, pieces, nr_pieces, quarantine, 0};
-	int err;
-
+	if (!err)
+		err = reserve(start, length, huge_page, &quarantine);
+	if (err)
+		return err;
 	pthread_rwlock_rdlock(&fork_lock);
 	err = move_pieces(&move);
 	if (!err)
 		err = unmap_refused(&move);
 	if (!err)
-		quarantine->exposed = !mark(quarantine, length);
+		quarantine.exposed = !mark(&quarantine, length);
 	pthread_rwlock_unlock(&fork_lock);
-	if (err)
-		tdi_detach_unreserve(quarantine);
-	return err;
-}
-
-int tdi_detach_to(uintptr_t start, size_t length, const struct tdi_piece *pieces,
-		  unsigned nr_pieces, struct tdi_quarantine *quarantine)
-{
-	int err = check_movable(pieces, nr_pieces);
-
 	if (err) {
-		tdi_detach_unreserve(quarantine);
+		unreserve(&quarantine);
 		return err;
 	}
-	return move_all(start, length, pieces, nr_pieces, quarantine);
-}
-
-int tdi_detach(uintptr_t start, size_t length, const struct tdi_piece *pieces,
-	       unsigned nr_pieces, size_t huge_page, struct tdi_quarantine *ret)
-{
-	struct tdi_quarantine quarantine = {0};
-	int err = check_movable(pieces, nr_pieces);
-
-	if (!err)
-		err = tdi_detach_reserve(start, length, huge_page, &quarantine);
-	if (!err)
-		err = move_all(start, length, pieces, nr_pieces, &quarantine);
-	if (!err)
-		*ret = quarantine;
-	return err;
+	*ret = quarantine;
+	return 0;
 }

@@ -43,17 +43,6 @@ struct tdi_quarantine {
 int tdi_detach(uintptr_t start, size_t length, const struct tdi_piece *pieces,
 	       unsigned nr_pieces, size_t huge_page, struct tdi_quarantine *ret);
 
-/*
- * The same in two steps, for ranges that leave together: with all their reservations made
- * beforehand, none of them comes to lie where another has just left. When the second step
- * fails, the reservation is given up, too.
- */
-int tdi_detach_reserve(uintptr_t start, size_t length, size_t huge_page,
-		       struct tdi_quarantine *ret);
-void tdi_detach_unreserve(const struct tdi_quarantine *quarantine);
-int tdi_detach_to(uintptr_t start, size_t length, const struct tdi_piece *pieces,
-		  unsigned nr_pieces, struct tdi_quarantine *quarantine);
-
 /* Unmaps what was reserved beside a range of this length. True: nothing is left of it. */
 bool tdi_detach_trim(struct tdi_quarantine *quarantine, size_t length);
 

@@ -111,28 +111,8 @@ static int plan_for(struct tdi_evict *evict, struct plan *plan)
 	return err;
 }
 
-static bool has_room(const struct plan *plan)
-{
-	const struct tdi_quarantine *room = plan->evict->room;
-
-	return room && room->reserved_end != 0 &&
-	       (plan->huge_page == 0 ||
-		tdi_is_aligned(room->start - plan->start, plan->huge_page));
-}
-
 static int detach(const struct plan *plan, struct tdi_quarantine *ret)
 {
-	if (has_room(plan)) {
-		struct tdi_quarantine room = *plan->evict->room;
-		int err;
-
-		*plan->evict->room = (struct tdi_quarantine){0};
-		err = tdi_detach_to(plan->start, plan->end - plan->start, plan->pieces,
-				    plan->nr_pieces, &room);
-		if (!err)
-			*ret = room;
-		return err;
-	}
 	return tdi_detach(plan->start, plan->end - plan->start, plan->pieces,
 			  plan->nr_pieces, plan->huge_page, ret);
 }

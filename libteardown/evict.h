@@ -22,9 +22,6 @@ struct tdi_evict {
 	bool any_size; /* worth it below the engine's threshold, too */
 	bool shared;   /* not known: take mappings of files along */
 
-	/* Reserved for it beforehand, or NULL; emptied when it has been used. */
-	struct tdi_quarantine *room;
-
 	/* Out: one mapping covers the whole range, and can be unmapped in steps. */
 	bool single;
 };

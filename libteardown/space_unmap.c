@@ -171,7 +171,6 @@ static int evict_run(struct td_space *space, struct run *run, bool *single)
 		.extent = &run->extent,
 		.known = true,
 		.any_size = first->tag->kind == TD_KIND_DEVICE,
-		.room = &first->room,
 	};
 	int err;
 
@@ -256,37 +255,6 @@ static int unmap_run(struct td_space *space, struct run *run, bool single)
 	return err;
 }
 
-static bool is_for_reapers(const struct td_space *space, const struct run *run)
-{
-	return run->first->tag->kind == TD_KIND_DEVICE ||
-	       run->extent.length >=
-		       atomic_load_explicit(&space->engine->munmap_threshold,
-					    memory_order_relaxed);
-}
-
-static void unreserve(struct tdi_region *region)
-{
-	if (region->room.reserved_end != 0)
-		tdi_detach_unreserve(&region->room);
-	region->room = (struct tdi_quarantine){0};
-}
-
-/* Where a run has left, nothing of ours is to be seen: see tdi_detach_reserve. */
-static void reserve_room(const struct td_space *space, struct tdi_region *region)
-{
-	struct run run;
-
-	for (bool only = true; region; only = false, region = run.end) {
-		next_run(region, &run);
-		if (only && !run.end)
-			return;
-		if (is_for_reapers(space, &run))
-			(void)tdi_detach_reserve(run.extent.start, run.extent.length,
-						 run.extent.backing.huge_page,
-						 &region->room);
-	}
-}
-
 /* *reclaimed: bytes that are back already. */
 static int take_away(struct td_space *space, struct run *run, uint64_t *reclaimed)
 {
@@ -304,7 +272,9 @@ static int take_away(struct td_space *space, struct run *run, uint64_t *reclaime
 		if (err)
 			return err;
 	}
-	if (is_for_reapers(space, run)) {
+	if (first->tag->kind == TD_KIND_DEVICE ||
+	    run->extent.length >= atomic_load_explicit(&space->engine->munmap_threshold,
+						       memory_order_relaxed)) {
 		err = evict_run(space, run, &single);
 		if (!err)
 			return 0;
@@ -374,7 +344,6 @@ int td_region_unmap(td_space *space, void *addr, size_t length)
 	region = err ? NULL : collect(space, start, end);
 	pthread_mutex_unlock(&space->map_lock);
 
-	reserve_room(space, region);
 	while (region) {
 		uint64_t bytes, reclaimed;
 		struct run run;
@@ -383,7 +352,6 @@ int td_region_unmap(td_space *space, void *addr, size_t length)
 		bytes = run.extent.length;
 		region = run.end;
 		err = take_away(space, &run, &reclaimed);
-		unreserve(run.first);
 		if (err) {
 			run_stays(space, &run);
 			first_error = first_error ? first_error : err;
@@ -401,28 +369,30 @@ int td_region_unmap(td_space *space, void *addr, size_t length)
 
 /* ---- all of it ---- */
 
-static void detach(struct td_space *space, struct tdi_region *region)
+void tdi_space_detach(struct td_space *space)
 {
-	struct tdi_extent *extent = &region->extent;
-	struct tdi_evict evict = {
-		.engine = space->engine,
-		.extent = extent,
-		.known = true,
-		.room = &region->room,
-	};
-	struct tdi_quarantine quarantine;
+	struct tdi_extent *extent = space->doom.live, *first = extent;
 
-	tdi_ranges_leave(&region->range);
-	if (tdi_evict_detach(&evict, &quarantine)) {
-		tdi_ranges_stay(&region->range);
-		unreserve(region);
-		return;
+	/* No lock: there are no users. */
+	for (; extent; extent = extent->next == first ? NULL : extent->next) {
+		struct tdi_region *region =
+			tdi_container_of(extent, struct tdi_region, extent);
+		struct tdi_evict evict = {
+			.engine = space->engine, .extent = extent, .known = true};
+		struct tdi_quarantine quarantine;
+
+		if (region->tag->ops || extent->backing.uffd >= 0)
+			continue;
+		tdi_ranges_leave(&region->range);
+		if (tdi_evict_detach(&evict, &quarantine)) {
+			tdi_ranges_stay(&region->range);
+			continue;
+		}
+		extent->start = quarantine.start;
+		tdi_region_unclaim(region);
+		if (!tdi_detach_trim(&quarantine, extent->length))
+			region->room = quarantine; /* again when it is released */
 	}
-	unreserve(region);
-	extent->start = quarantine.start;
-	tdi_region_unclaim(region);
-	if (!tdi_detach_trim(&quarantine, extent->length))
-		region->room = quarantine; /* tried again when it is released */
 }
 
 void tdi_space_forget_room(struct td_space *space, struct tdi_region *region)
@@ -433,28 +403,4 @@ void tdi_space_forget_room(struct td_space *space, struct tdi_region *region)
 		tdi_warn("space '%s': address space around %#lx-%#lx stays reserved",
 			 space->name, (unsigned long)room->reserved,
 			 (unsigned long)room->reserved_end);
-}
-
-void tdi_space_detach(struct td_space *space)
-{
-	struct tdi_extent *extent = space->doom.live, *first = extent;
-
-	/* No lock: there are no users. First room for all: see tdi_detach_reserve. */
-	for (; extent; extent = extent->next == first ? NULL : extent->next) {
-		struct tdi_region *region =
-			tdi_container_of(extent, struct tdi_region, extent);
-
-		if (!region->tag->ops && extent->backing.uffd < 0)
-			(void)tdi_detach_reserve(extent->start, extent->length,
-						 extent->backing.huge_page,
-						 &region->room);
-	}
-	for (extent = first; extent;
-	     extent = extent->next == first ? NULL : extent->next) {
-		struct tdi_region *region =
-			tdi_container_of(extent, struct tdi_region, extent);
-
-		if (region->room.reserved_end != 0)
-			detach(space, region);
-	}
 }

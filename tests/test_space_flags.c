@@ -233,30 +233,32 @@ END_TEST
 /* Each part of the range is moved by itself: none to where another was. */
 START_TEST(all_of_an_unmapped_range_is_out_of_sight_whatever_it_is_made_of)
 {
+	size_t part = LARGE / 3, length = LARGE + 2 * part;
 	td_space *space = make_space(0);
-	int fd = make_memfd(LARGE, 0);
-	char *area = tdt_map_anon(3 * LARGE);
+	int fd = make_memfd(part, 0);
+	char *area = tdt_map_anon(length), *shared = area + LARGE;
 
-	ck_assert_ptr_eq(mmap(area + LARGE, LARGE, PROT_READ | PROT_WRITE,
-			      MAP_SHARED | MAP_FIXED, fd, 0),
-			 area + LARGE);
-	fill(area, 'x', 3 * LARGE);
+	ck_assert_ptr_eq(
+		mmap(shared, part, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0),
+		shared);
+	fill(area, 'x', length);
+	/* the first leaves room enough for each of the others */
 	ck_assert_int_eq(td_region_adopt(space, area, LARGE, NULL), 0);
-	ck_assert_int_eq(td_region_adopt(space, area + LARGE, LARGE,
+	ck_assert_int_eq(td_region_adopt(space, shared, part,
 					 TD_REGION_OPTS(.kind = TD_KIND_SHARED, .fd = fd,
 							.flags = TD_REGION_FD |
 								 TD_REGION_EXCLUSIVE)),
 			 0);
-	ck_assert_int_eq(td_region_adopt(space, area + 2 * LARGE, LARGE, NULL), 0);
+	ck_assert_int_eq(td_region_adopt(space, shared + part, part, NULL), 0);
 	keep_busy(&plug);
-	unmap_region(space, area, 3 * LARGE, UNMAP_LATER);
-	for (unsigned i = 0; i < 3; i++)
-		check_out_of_sight(area + i * LARGE, LARGE);
+	unmap_region(space, area, length, UNMAP_LATER);
+	for (size_t at = 0; at < length; at += MIB)
+		check_out_of_sight(area + at, MIB);
 	sem_post(&plug.may_go);
 	ck_assert_int_eq(td_space_put_sync(space), 0);
 	ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
 	ck_assert_uint_eq(held_by(fd), 0);
-	ck_assert_uint_eq(tdt_mapped(area, 3 * LARGE), 0);
+	ck_assert_uint_eq(tdt_mapped(area, length), 0);
 	close(fd);
 }
 END_TEST
