@@ -109,11 +109,24 @@ static void check_mixture_reclaimed(struct mixture *mixture)
 
 /* ---- out of sight ---- */
 
+/* Several ranges that leave one after the other, where quarantines lie far off. */
+static bool quarantines_are_near(void)
+{
+#ifdef __SANITIZE_THREAD__
+	tdt_skip("ThreadSanitizer puts one range where another has just left");
+	return true;
+#else
+	return false;
+#endif
+}
+
 /* D2, D3: while the only reaper has something else to do. */
 START_TEST(regions_are_out_of_sight_when_the_put_returns)
 {
 	struct mixture mixture;
 
+	if (quarantines_are_near())
+		return;
 	make_mixture(&mixture, TD_SPACE_DETACH);
 	keep_busy(&plug);
 	ck_assert_int_eq(td_space_put(mixture.space), 0);
@@ -238,6 +251,10 @@ START_TEST(all_of_an_unmapped_range_is_out_of_sight_whatever_it_is_made_of)
 	int fd = make_memfd(part, 0);
 	char *area = tdt_map_anon(length), *shared = area + LARGE;
 
+	if (quarantines_are_near()) {
+		ck_assert_int_eq(td_space_put(space), 0);
+		return;
+	}
 	ck_assert_ptr_eq(
 		mmap(shared, part, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0),
 		shared);
@@ -290,6 +307,8 @@ START_TEST(what_cannot_be_moved_stays_and_is_reclaimed_all_the_same)
 	struct tdt_footprint before = {0};
 	unsigned stayed = 0, gone = 0;
 
+	if (quarantines_are_near())
+		return;
 	for (unsigned i = 0; i < 5 * sizeof(faults) / sizeof(*faults); i++) {
 		unsigned first = i % 5;
 		struct mixture mixture;
