@@ -38,7 +38,8 @@ struct tdi_region {
 	struct tdi_range range; /* claimed as far as it is mapped; empty when it is not */
 	struct tdi_region_files *files; /* or NULL */
 	struct tdi_region *next;	/* among those that leave together */
-	struct td_space *space;		/* set when it is added */
+	struct tdi_quarantine room; /* what is still reserved beside it, if anything */
+	struct td_space *space;	    /* set when it is added */
 	/* When it has been evicted by itself: whoever unmaps it, and the reapers, hold
 	 * it. */
 	struct tdi_doomed_owner owner;

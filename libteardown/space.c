@@ -38,6 +38,7 @@ static int unmap(struct tdi_extent *extent, uintptr_t start, size_t length)
 static void forget_extent(struct tdi_doom *doom, struct tdi_extent *extent)
 {
 	atomic_fetch_sub_explicit(&space_of_doom(doom)->regions, 1, memory_order_relaxed);
+	tdi_space_forget_room(space_of_doom(doom), region_of(extent));
 	tdi_region_free(region_of(extent));
 }
 

@@ -64,5 +64,7 @@ void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused);
 
 /* Takes all regions out of sight, as far as that can be done. Users are 0. */
 void tdi_space_detach(struct td_space *space);
+/* And when one of them has been released. */
+void tdi_space_forget_room(struct td_space *space, struct tdi_region *region);
 
 #endif

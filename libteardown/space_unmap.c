@@ -391,9 +391,16 @@ void tdi_space_detach(struct td_space *space)
 		extent->start = quarantine.start;
 		tdi_region_unclaim(region);
 		if (!tdi_detach_trim(&quarantine, extent->length))
-			tdi_warn("space '%s': address space around %#lx-%#lx stays "
-				 "reserved",
-				 space->name, (unsigned long)quarantine.reserved,
-				 (unsigned long)quarantine.reserved_end);
+			region->room = quarantine; /* again when it is released */
 	}
+}
+
+void tdi_space_forget_room(struct td_space *space, struct tdi_region *region)
+{
+	struct tdi_quarantine *room = &region->room;
+
+	if (room->reserved_end != 0 && !tdi_detach_trim(room, region->extent.length))
+		tdi_warn("space '%s': address space around %#lx-%#lx stays reserved",
+			 space->name, (unsigned long)room->reserved,
+			 (unsigned long)room->reserved_end);
 }
