@@ -118,11 +118,14 @@ static void *map_anywhere(void *arg)
 	return NULL;
 }
 
-static void run(void)
+/* With one thread more, unless `also` is NULL. */
+static void run(void *(*also)(void *), void *arg)
 {
-	pthread_t threads[THREADS], elsewhere;
+	pthread_t threads[THREADS], elsewhere, another;
 	struct tdt_footprint before = tdt_footprint();
 
+	if (also)
+		pthread_create(&another, NULL, also, arg);
 	pthread_create(&elsewhere, NULL, map_anywhere, NULL);
 	for (uintptr_t i = 0; i < THREADS; i++)
 		pthread_create(&threads[i], NULL, map_and_unmap, (void *)(i + 1));
@@ -130,6 +133,8 @@ static void run(void)
 		pthread_join(threads[i], NULL);
 	atomic_store(&enough, true);
 	pthread_join(elsewhere, NULL);
+	if (also)
+		pthread_join(another, NULL);
 	tdi_sys_set_fault(NULL);
 	drain();
 	printf("# deferred %u, in the caller %u, refused %u\n",
@@ -147,7 +152,7 @@ static void run(void)
 
 START_TEST(what_is_mapped_again_is_never_touched)
 {
-	run();
+	run(NULL, NULL);
 }
 END_TEST
 
@@ -173,14 +178,14 @@ static int fail_at_random(enum tdi_sys_call call, uintptr_t addr, size_t length,
 START_TEST(with_calls_that_fail_what_is_mapped_again_is_never_touched)
 {
 	tdi_sys_set_fault(fail_at_random);
-	run();
+	run(NULL, NULL);
 }
 END_TEST
 
 START_TEST(with_a_threshold_what_is_mapped_again_is_never_touched)
 {
 	ck_assert_int_eq(td_engine_set_munmap_threshold(engine, MIB), 0);
-	run();
+	run(NULL, NULL);
 	ck_assert_uint_lt(stats().munmaps_deferred, THREADS * ROUNDS / 2);
 }
 END_TEST
@@ -233,15 +238,12 @@ static void *fork_often(void *arg)
 START_TEST(forks_in_between_take_nothing_along)
 {
 	unsigned forks = 0;
-	pthread_t thread;
 
 	if (TDT_SANITIZED) {
 		tdt_skip("a sanitizer's own locks do not survive a fork of threads");
 		return;
 	}
-	pthread_create(&thread, NULL, fork_often, &forks);
-	run();
-	pthread_join(thread, NULL);
+	run(fork_often, &forks);
 	printf("# %u forks\n", forks);
 	ck_assert_uint_gt(forks, 0);
 }
