@@ -165,6 +165,21 @@ START_TEST(a_callback_may_fail_all_but_the_last_time)
 }
 END_TEST
 
+/* Neither 0 nor an errno: not what was asked for, and no reason to call for ever. */
+START_TEST(what_is_no_error_is_success)
+{
+	td_space *space = make_counted_space();
+
+	plug_in(&device, space, LENGTH);
+	device.error = 7;
+	for (unsigned i = 0; i < HOOKS; i++)
+		device.failures[i] = 1;
+	ck_assert_int_eq(put(space, PUT), 0);
+	check_notes(&device, "012rd");
+	ck_assert_int_eq(td_space_drop(space), 0);
+}
+END_TEST
+
 /* In a row: what was released in between counts. */
 START_TEST(failures_are_counted_anew_after_each_success)
 {
@@ -350,6 +365,7 @@ int main(void)
 		a_part_is_enough_for_a_call,
 		a_slow_device_does_not_hold_up_other_spaces,
 		a_callback_may_fail_all_but_the_last_time,
+		what_is_no_error_is_success,
 		failures_are_counted_anew_after_each_success,
 		a_callback_that_fails_for_ever_is_reported_and_the_rest_goes,
 		there_are_ten_tries_unless_told,

@@ -91,6 +91,25 @@ START_TEST(memory_with_a_userfaultfd_is_not_held_up_by_its_events)
 }
 END_TEST
 
+/* Moving it would be an event, too: it stays until a reaper has left the userfaultfd. */
+START_TEST(a_space_that_leaves_at_once_does_not_move_it)
+{
+	int fd = make_userfaultfd();
+	td_space *space;
+
+	if (fd < 0)
+		return;
+	for (unsigned i = 0; i < 4; i++) {
+		char *addr;
+
+		space = make_space(TD_SPACE_DETACH);
+		addr = make(space, fd, i % 2 == 1);
+		give_back(space, addr, LENGTH, i < 2 ? PUT : PUT_SYNC);
+	}
+	close(fd);
+}
+END_TEST
+
 START_TEST(a_part_of_it_can_be_unmapped_and_the_rest_stays_enlisted)
 {
 	int fd = make_userfaultfd();
@@ -230,6 +249,7 @@ int main(void)
 	struct tdt *tests = tdt_suite("userfault");
 	const TTest *all[] = {
 		memory_with_a_userfaultfd_is_not_held_up_by_its_events,
+		a_space_that_leaves_at_once_does_not_move_it,
 		a_part_of_it_can_be_unmapped_and_the_rest_stays_enlisted,
 		the_host_may_close_its_userfaultfd,
 		those_who_wait_for_a_page_are_woken,
