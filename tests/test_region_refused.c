@@ -6,7 +6,10 @@
 #include "job.h"
 #include "regions.h"
 
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <unistd.h>
 
 static td_space *space;
 static size_t page;
@@ -86,6 +89,13 @@ static bool unmap_failing(enum tdi_sys_call call, int err, unsigned first, unsig
 		ck_assert(!left_gone || !right_gone);
 	ck_assert(!run_has_gone(&window, 0, 2));
 	ck_assert(!run_has_gone(&window, 12, 14));
+	/* What stays is claimed as before, and nobody waits for it to leave. */
+	if (!left_gone)
+		ck_assert_int_eq(td_region_adopt(space, page_at(&window, 2), page, NULL),
+				 -EEXIST);
+	if (!right_gone)
+		ck_assert_int_eq(td_region_adopt(space, page_at(&window, 11), page, NULL),
+				 -EEXIST);
 	check_page(space, &window, 6, '_');
 	check_page(space, &window, 7, '_');
 
@@ -132,6 +142,101 @@ START_TEST(any_system_call_may_fail_anywhere)
 	ck_assert_uint_gt(calls, 5);
 	ck_assert_int_eq(td_space_stats(space, &now), 0);
 	ck_assert_uint_eq(now.regions, 0);
+}
+END_TEST
+
+/* ---- in the middle of it ---- */
+
+static struct window leaving;
+static unsigned seen;
+static pthread_t other;
+static _Atomic(pid_t) other_tid;
+static int other_result;
+
+static bool is_on_its_way(enum tdi_sys_call call, uintptr_t addr)
+{
+	return (call == TDI_SYS_munmap || call == TDI_SYS_mremap) &&
+	       addr == (uintptr_t)leaving.addr;
+}
+
+static int look_up_on_the_way(enum tdi_sys_call call, uintptr_t addr, size_t length,
+			      int detail)
+{
+	struct td_region_info info;
+
+	(void)length;
+	(void)detail;
+	if (!is_on_its_way(call, addr))
+		return 0;
+	for (size_t i = 0; i < leaving.pages; i++)
+		ck_assert_int_eq(lookup(space, page_at(&leaving, i), &info), -ENOENT);
+	seen++;
+	return 0;
+}
+
+/* D2, D7: whoever finds a region may count on its memory's not having gone before. */
+START_TEST(a_region_is_not_found_from_before_its_memory_goes)
+{
+	for (int deferred = 0; deferred < 2; deferred++) {
+		defer(deferred);
+		leaving = window_with(space, "aabb");
+		seen = 0;
+		tdi_sys_set_fault(look_up_on_the_way);
+		ck_assert_int_eq(window_unmap(space, &leaving, 0, 4), 0);
+		tdi_sys_set_fault(NULL);
+		ck_assert_uint_gt(seen, 0);
+		check_window(space, &leaving, "....");
+	}
+}
+END_TEST
+
+static void *unmap_too(void *arg)
+{
+	(void)arg;
+	atomic_store(&other_tid, gettid());
+	other_result = window_unmap(space, &leaving, 0, 2);
+	return NULL;
+}
+
+/* Asleep: of what it does only waiting for the other takes so. */
+static bool sleeps(pid_t tid)
+{
+	char path[64], state = '?';
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+	file = fopen(path, "re");
+	if (file && fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
+		state = '?';
+	if (file)
+		fclose(file);
+	return state == 'S';
+}
+
+static int refuse_once_somebody_waits(enum tdi_sys_call call, uintptr_t addr,
+				      size_t length, int detail)
+{
+	(void)length;
+	(void)detail;
+	if (!is_on_its_way(call, addr) || seen++ > 0)
+		return 0;
+	pthread_create(&other, NULL, unmap_too, NULL);
+	while (!atomic_load(&other_tid) || !sleeps(atomic_load(&other_tid)))
+		sched_yield();
+	return -EPERM;
+}
+
+/* D8: who waited for a region to leave looks again at one that stayed. */
+START_TEST(whoever_waits_goes_on_when_a_region_stays)
+{
+	defer(false);
+	leaving = window_with(space, "aaa");
+	tdi_sys_set_fault(refuse_once_somebody_waits);
+	ck_assert_int_eq(window_unmap(space, &leaving, 0, 3), -EPERM);
+	pthread_join(other, NULL);
+	tdi_sys_set_fault(NULL);
+	ck_assert_int_eq(other_result, 0);
+	check_window(space, &leaving, "..a");
 }
 END_TEST
 
@@ -299,6 +404,8 @@ int main(void)
 	struct tdt *tests = tdt_suite("region_refused");
 
 	tdt_add(tests, any_system_call_may_fail_anywhere, begin, end);
+	tdt_add(tests, a_region_is_not_found_from_before_its_memory_goes, begin, end);
+	tdt_add(tests, whoever_waits_goes_on_when_a_region_stays, begin, end);
 	tdt_add(tests, at_the_limit_on_mappings_a_cut_is_refused_and_tried_again_later,
 		begin, end);
 	tdt_add(tests, memory_may_be_short_at_any_point, begin, end);
