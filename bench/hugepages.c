@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -92,16 +93,29 @@ void bench_hugepages_restore(void)
 		fprintf(stderr, "error: %s has not been set back\n", pool_path);
 }
 
+/* The pool is the machine's: others that change it wait until this program has ended. */
+static void take_turn(void)
+{
+	static int lock = -1;
+
+	if (lock < 0)
+		lock = open(pool_path, O_RDONLY | O_CLOEXEC);
+	if (lock >= 0)
+		bench_must(flock(lock, LOCK_EX) ? -errno : 0, pool_path);
+}
+
 const char *bench_hugepages_reserve(size_t bytes)
 {
 	static char reason[128];
 	size_t page = bench_hugepage_size();
-	uint64_t nr = meminfo("HugePages_Total:"), wanted;
-	uint64_t had = meminfo("HugePages_Free:") - meminfo("HugePages_Rsvd:");
+	uint64_t nr, had, wanted;
 	FILE *pool;
 
 	if (page == 0)
 		return "the kernel has no huge pages";
+	take_turn();
+	nr = meminfo("HugePages_Total:");
+	had = meminfo("HugePages_Free:") - meminfo("HugePages_Rsvd:");
 	wanted = (bytes + page - 1) / page;
 	if (had >= wanted)
 		return NULL;

@@ -40,6 +40,7 @@ struct tdi_region {
 	struct tdi_region *next;	/* among those that leave together */
 	struct tdi_quarantine room; /* what is still reserved beside it, if anything */
 	struct td_space *space;	    /* set when it is added */
+	struct tdi_map *map;	    /* that it is looked up in */
 	/* When it has been evicted by itself: whoever unmaps it, and the reapers, hold
 	 * it. */
 	struct tdi_doomed_owner owner;

@@ -171,6 +171,7 @@ static struct tdi_region *part(const struct tdi_region *region, uintptr_t start,
 		return NULL;
 	made->files = region->files;
 	made->space = region->space;
+	made->map = region->map;
 	*made->tag = *region->tag;
 	backing.offset += start - region->tag->item.start;
 	set_up(made, start, end, &backing);
@@ -244,7 +245,7 @@ static void free_retired(struct rcu_head *head)
 	struct tdi_region *region = tdi_container_of(head, struct tdi_region, rcu);
 
 	tdi_tsan_acquire(head); /* of whoever retired it, then of look-ups */
-	tdi_tsan_acquire(region->space);
+	tdi_tsan_acquire(region->map);
 	region_dealloc(region);
 }
 

@@ -9,6 +9,7 @@ static int add(td_space *space, struct tdi_region *region)
 	int err;
 
 	region->space = space;
+	region->map = &space->map;
 	if (space->flags & TD_SPACE_KEEP_SHARED)
 		region->extent.backing.flags &= ~(unsigned)TDI_EXTENT_EXCLUSIVE;
 	pthread_mutex_lock(&space->map_lock);
@@ -100,7 +101,7 @@ static bool describe(const struct td_space *space, const struct tdi_region_tag *
 
 	if (tdi_likely(here))
 		tdi_region_describe(tag, ret);
-	tdi_tsan_release((void *)(uintptr_t)space);
+	tdi_tsan_release((void *)(uintptr_t)&space->map);
 	return here;
 }
 
@@ -131,7 +132,8 @@ int td_region_walk(td_space *space, const void *addr, td_region_fn *fn, void *ar
 		from = item->end;
 		/* One that came meanwhile, where one that has been told of was, is left
 		 * out: else the walk would go back. */
-		if (item->start < told || !describe(space, tdi_region_tag_of(item), &info))
+		if (item->start < told ||
+		    !describe(space, tdi_region_tag_of(item), &info))
 			continue;
 		told = from;
 		err = fn(&info, arg);

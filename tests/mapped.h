@@ -5,6 +5,7 @@
 
 #include "base.h"
 #include "harness.h"
+#include "hugepages.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -12,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -126,18 +126,6 @@ static inline bool write_faults(void *addr)
 }
 
 /* A number from a file of /proc or /sys; -1: it is not there. */
-static inline long read_long(const char *path)
-{
-	FILE *file = fopen(path, "re");
-	long value = -1;
-
-	if (file && fscanf(file, "%ld", &value) != 1)
-		value = -1;
-	if (file)
-		fclose(file);
-	return value;
-}
-
 /* Pages of address space in use. */
 static inline long vm_pages(void)
 {
@@ -151,42 +139,6 @@ static inline int lock_memory(void *addr, size_t length)
 }
 
 /* ---- huge pages ---- */
-
-#define POOL "/proc/sys/vm/nr_hugepages"
-#define HUGE_PAGE (2 * MIB)
-
-static inline bool pool_set(long pages)
-{
-	FILE *file = fopen(POOL, "we");
-	bool done = file && fprintf(file, "%ld\n", pages) > 0;
-
-	if (file)
-		done = fclose(file) == 0 && done;
-	return done;
-}
-
-/*
- * Grows the pool by so many pages, or shrinks it again. For main(): a test that fails
- * does not come back to undo it. Other tests that want huge pages wait until this program
- * has ended. False: no.
- */
-static inline bool pool_add(long pages)
-{
-	static int lock = -1;
-	long before;
-
-	if (lock < 0)
-		lock = open(POOL, O_RDONLY | O_CLOEXEC);
-	if (lock < 0 || flock(lock, LOCK_EX) != 0)
-		return false;
-	before = read_long(POOL);
-	if (before < 0 || !pool_set(before + pages))
-		return false;
-	if (pages < 0 || read_long(POOL) >= before + pages)
-		return true;
-	(void)pool_set(before); /* not as many as asked for */
-	return false;
-}
 
 /* Huge pages at addr (NULL: anywhere), or NULL. */
 static inline char *map_huge(char *addr, size_t pages)

@@ -8,6 +8,7 @@
 
 #include "base.h"
 #include "harness.h"
+#include "hugepages.h"
 #include "procfs.h"
 
 #include <fcntl.h>
@@ -16,7 +17,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -25,8 +25,6 @@
 #include <unistd.h>
 #include <urcu/call-rcu.h>
 #include <urcu/flavor.h>
-
-#define HUGE_PAGE (2 * MIB)
 
 static td_engine *engine __attribute__((unused));
 
@@ -214,45 +212,7 @@ static inline size_t smaps_kib(const void *addr, const char *name)
 
 /* ---- the pool of huge pages ---- */
 
-#define POOL "/proc/sys/vm/nr_hugepages"
 #define POOL_FREE "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
-
-static inline long read_long(const char *path)
-{
-	FILE *file = fopen(path, "re");
-	long value = -1;
-
-	if (file && fscanf(file, "%ld", &value) != 1)
-		value = -1;
-	if (file)
-		fclose(file);
-	return value;
-}
-
-/*
- * Grows or shrinks the pool. For main(), since a test that fails does not come back to
- * undo it; by the difference and under a lock, since others may do the same meanwhile.
- */
-static inline bool pool_add(long pages)
-{
-	int fd = open(POOL, O_RDWR | O_CLOEXEC);
-	char text[32];
-	long wanted;
-	bool done;
-
-	if (fd < 0 || tdi_procfs_huge_page() != HUGE_PAGE)
-		return false;
-	flock(fd, LOCK_EX);
-	wanted = read_long(POOL) + pages;
-	snprintf(text, sizeof(text), "%ld\n", wanted < 0 ? 0 : wanted);
-	done = write(fd, text, strlen(text)) > 0;
-	if (done && read_long(POOL) < wanted) { /* got fewer: give them back */
-		snprintf(text, sizeof(text), "%ld\n", wanted - pages);
-		done = write(fd, text, strlen(text)) < 0;
-	}
-	close(fd);
-	return done;
-}
 
 /* Others may hold some for a moment; what is leaked does not come back. */
 static inline void await_huge_pages(long number)
