@@ -28,7 +28,7 @@ static void free_retired(struct rcu_head *head)
 	struct tdi_map_node *chain = tdi_container_of(head, struct tdi_map_node, rcu);
 
 	tdi_tsan_acquire(head);
-	tdi_tsan_acquire((void *)(uintptr_t)chain->map);
+	tdi_tsan_acquire(tdi_map_readers(chain->map));
 	free_chain(chain);
 }
 
@@ -70,7 +70,7 @@ struct tdi_map_node *tdi_map_chain_all(struct tdi_map_node *node)
 
 void tdi_map_destroy(struct tdi_map *map)
 {
-	tdi_tsan_acquire(map);
+	tdi_tsan_acquire(tdi_map_readers(map));
 	free_chain(tdi_map_chain_all(tdi_map_load(&map->root)));
 	tdi_map_init(map, map->flavor);
 }
@@ -80,7 +80,7 @@ void tdi_map_destroy(struct tdi_map *map)
 /* A reader has read what it wanted of the nodes. (Of items the owners know.) */
 static inline void done_reading(const struct tdi_map *map)
 {
-	tdi_tsan_release((void *)(uintptr_t)map);
+	tdi_tsan_release(tdi_map_readers(map));
 }
 
 struct tdi_map_item *tdi_map_find(const struct tdi_map *map, uintptr_t addr)

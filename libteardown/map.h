@@ -32,6 +32,16 @@ struct tdi_map {
 	unsigned depth; /* of no leaf is it more */
 };
 
+/*
+ * For ThreadSanitizer: readers release this when they have read, callbacks acquire it
+ * before they free. Not the root's address: whoever publishes there would take the place
+ * of what readers have released.
+ */
+static inline void *tdi_map_readers(const struct tdi_map *map)
+{
+	return (void *)(uintptr_t)&map->flavor;
+}
+
 /* flavor NULL: no readers beside the writer, and nodes are freed at once. */
 void tdi_map_init(struct tdi_map *map, const struct rcu_flavor_struct *flavor);
 

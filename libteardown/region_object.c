@@ -245,7 +245,7 @@ static void free_retired(struct rcu_head *head)
 	struct tdi_region *region = tdi_container_of(head, struct tdi_region, rcu);
 
 	tdi_tsan_acquire(head); /* of whoever retired it, then of look-ups */
-	tdi_tsan_acquire(region->map);
+	tdi_tsan_acquire(tdi_map_readers(region->map));
 	region_dealloc(region);
 }
 

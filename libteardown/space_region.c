@@ -101,7 +101,7 @@ static bool describe(const struct td_space *space, const struct tdi_region_tag *
 
 	if (tdi_likely(here))
 		tdi_region_describe(tag, ret);
-	tdi_tsan_release((void *)(uintptr_t)&space->map);
+	tdi_tsan_release(tdi_map_readers(&space->map));
 	return here;
 }
 
