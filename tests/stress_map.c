@@ -65,8 +65,8 @@ static void free_object(struct rcu_head *head)
 {
 	struct object *object = tdi_container_of(head, struct object, rcu);
 
-	tdi_tsan_acquire(head); /* from retire() */
-	tdi_tsan_acquire(&map); /* and from read_some() */
+	tdi_tsan_acquire(head);			 /* from retire() */
+	tdi_tsan_acquire(tdi_map_readers(&map)); /* and from read_some() */
 	object->state = DEAD;
 	free(object);
 	atomic_fetch_add_explicit(&freed, 1, memory_order_relaxed);
@@ -275,7 +275,7 @@ static void *read_some(void *arg)
 			walk_some(reader, addr);
 		else
 			find_one(reader, addr);
-		tdi_tsan_release(&map);
+		tdi_tsan_release(tdi_map_readers(&map));
 		urcu_memb_read_unlock();
 	}
 	urcu_memb_unregister_thread();
