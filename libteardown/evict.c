@@ -108,6 +108,8 @@ static int plan_for(struct tdi_evict *evict, struct plan *plan)
 	};
 	err = make_plan(plan);
 	evict->single = !err && plan->nr_pieces == 1 && plan->movable == extent->length;
+	if (evict->single) /* no step may cut one in two */
+		extent->backing.huge_page = plan->huge_page;
 	return err;
 }
 
@@ -195,6 +197,10 @@ int tdi_unmap_in_steps(uintptr_t start, size_t length, size_t huge_page,
 		uint64_t began = tdi_sys_now_ns();
 		int err = unmap_step(from, step, done == 0);
 
+		/* In one piece it may split nothing: the end of a mapping, for instance.
+		 */
+		if (err && done == 0 && step < length)
+			return tdi_sys_munmap((void *)start, length);
 		if (err && done > 0)
 			tdi_warn("%#lx-%#lx stays mapped, what was before it not: %s",
 				 (unsigned long)from, (unsigned long)(start + length),

@@ -432,6 +432,29 @@ START_TEST(at_the_limit_on_mappings_a_split_is_refused_as_by_munmap)
 }
 END_TEST
 
+/*
+ * D4: the end of a mapping splits nothing when it goes at once, as munmap has it, however
+ * large it is.
+ */
+START_TEST(at_the_limit_on_mappings_the_end_of_one_is_unmapped)
+{
+	long most = read_long("/proc/sys/vm/max_map_count");
+	char *range;
+
+	if (TDT_SANITIZED || most < 0 || most > 200000) {
+		tdt_skip("mappings without end here, or a sanitizer's own");
+		return;
+	}
+	range = tdt_map_anon(64 * MIB);
+	map_up_to((size_t)most - count_mappings() - 40);
+	while (mmap(NULL, page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0) !=
+	       MAP_FAILED)
+		;
+	ck_assert_int_eq(td_engine_munmap(engine, range + 32 * MIB, 32 * MIB, 0), 0);
+	ck_assert_uint_eq(tdt_mapped(range, 64 * MIB), 32 * MIB);
+}
+END_TEST
+
 int main(void)
 {
 	struct tdt *tests = tdt_suite("headroom");
@@ -449,6 +472,7 @@ int main(void)
 		huge_pages_are_free_at_once_where_they_are_few,
 		near_the_limit_on_mappings_one_can_always_map_again,
 		at_the_limit_on_mappings_a_split_is_refused_as_by_munmap,
+		at_the_limit_on_mappings_the_end_of_one_is_unmapped,
 	};
 	int result;
 
