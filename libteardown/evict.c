@@ -155,6 +155,8 @@ int tdi_evict(struct tdi_evict *evict)
 	extent.backing.huge_page = plan.huge_page;
 	if (plan.locked)
 		extent.backing.flags |= TDI_EXTENT_LOCKED;
+	if (evict->gone)
+		evict->gone(evict);
 	tdi_doomed_submit(doomed, engine, &extent, &quarantine, evict->name,
 			  evict->owner);
 	return 0;

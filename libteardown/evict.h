@@ -22,6 +22,13 @@ struct tdi_evict {
 	bool any_size; /* worth it below the engine's threshold, too */
 	bool shared;   /* not known: take mappings of files along */
 
+	/*
+	 * Or NULL: called when the range has left, before it is handed over. Where there
+	 * are no reapers it is released there, and callbacks are made: nobody should wait
+	 * for that.
+	 */
+	void (*gone)(struct tdi_evict *evict);
+
 	/* Out: one mapping covers the whole range, and can be unmapped in steps. */
 	bool single;
 };
