@@ -142,13 +142,28 @@ int tdi_ranges_unmap(struct tdi_range *range, uintptr_t start, size_t length)
 	return err;
 }
 
+/* Under the lock. What is leaving may be gone, and the addresses somebody else's. */
+static bool overlap(uintptr_t start, uintptr_t end)
+{
+	while (start < end) {
+		struct tdi_range range = {start, end, false};
+		struct tdi_range **found = tfind(&range, &tree, compare);
+
+		if (!found)
+			return false;
+		if (!(*found)->leaving || overlap(start, (*found)->start))
+			return true;
+		start = (*found)->end;
+	}
+	return false;
+}
+
 bool tdi_ranges_overlap(uintptr_t start, uintptr_t end)
 {
-	struct tdi_range range = {start, end, false};
 	bool found;
 
 	pthread_mutex_lock(&lock);
-	found = tfind(&range, &tree, compare) != NULL;
+	found = overlap(start, end);
 	pthread_mutex_unlock(&lock);
 	return found;
 }
