@@ -68,6 +68,29 @@ static int take_piece(const struct tdi_vma *vma, void *arg)
 	return look_closer(plan, vma, piece);
 }
 
+static int is_there(const struct tdi_vma *vma, void *arg)
+{
+	(void)vma;
+	(void)arg;
+	return 1;
+}
+
+/*
+ * Could the range end beyond what a process can have, which munmap refuses? Not where
+ * something is mapped at its end or after it. The upper half is the kernel's.
+ */
+static bool may_be_too_long(const struct plan *plan)
+{
+	const struct tdi_piece *last;
+
+	if (plan->evict->known || plan->nr_pieces == 0)
+		return false;
+	last = &plan->pieces[plan->nr_pieces - 1];
+	if (last->start + last->length == plan->end)
+		return false;
+	return tdi_vma_walk(plan->end, (uintptr_t)INTPTR_MAX, is_there, NULL) != 1;
+}
+
 static int make_plan(struct plan *plan)
 {
 	int err;
@@ -76,7 +99,7 @@ static int make_plan(struct plan *plan)
 	plan->userfault = plan->evict->known ? -1 : tdi_vma_userfault_open();
 	err = tdi_vma_walk(plan->start, plan->end, take_piece, plan);
 	tdi_vma_userfault_close(plan->userfault);
-	return err;
+	return !err && may_be_too_long(plan) ? -EAGAIN : err;
 }
 
 /* ---- doing it ---- */
