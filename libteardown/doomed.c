@@ -7,8 +7,29 @@
 static struct tdi_doomed slots[TDI_DOOMED_SLOTS];
 static _Atomic(uint64_t) taken[TDI_DOOMED_SLOTS / 64];
 
-struct tdi_doomed *tdi_doomed_take(void)
+/* Of the process whose slots these are. After a fork they are all free: what they were
+ * for is the parent's. */
+static _Atomic(unsigned) slots_generation;
+static pthread_mutex_t reset_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void reset_after_fork(unsigned generation)
 {
+	pthread_mutex_lock(&reset_lock);
+	if (atomic_load_explicit(&slots_generation, memory_order_relaxed) != generation) {
+		for (unsigned word = 0; word < TDI_DOOMED_SLOTS / 64; word++)
+			atomic_store_explicit(&taken[word], 0, memory_order_relaxed);
+		/* Release: pairs with the acquire in tdi_doomed_take. */
+		atomic_store_explicit(&slots_generation, generation,
+				      memory_order_release);
+	}
+	pthread_mutex_unlock(&reset_lock);
+}
+
+struct tdi_doomed *tdi_doomed_take(const struct td_engine *engine)
+{
+	if (tdi_unlikely(atomic_load_explicit(&slots_generation, memory_order_acquire) !=
+			 engine->generation))
+		reset_after_fork(engine->generation);
 	for (unsigned word = 0; word < TDI_DOOMED_SLOTS / 64; word++) {
 		uint64_t bits = atomic_load_explicit(&taken[word], memory_order_relaxed);
 

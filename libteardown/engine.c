@@ -162,13 +162,20 @@ int td_engine_create(const struct td_engine_opts *given, td_engine **ret)
 }
 
 static _Atomic(struct td_engine *) default_engine;
+static __thread bool making_default; /* by malloc, whose owner may come here again */
+
 static int default_make(struct td_engine **ret)
 {
 	static const struct td_engine_opts opts = {.name = "td-default"};
-	int err = engine_new(&opts, tdi_numa_nodes(), ret);
+	int err;
 
+	making_default = true;
+	err = engine_new(&opts, tdi_numa_nodes(), ret);
 	/* Whatever keeps threads from starting (limits, a filter), none are needed. */
-	return err && err != -ENOMEM ? engine_new(&opts, 0, ret) : err;
+	if (err && err != -ENOMEM)
+		err = engine_new(&opts, 0, ret);
+	making_default = false;
+	return err;
 }
 
 int td_engine_default(td_engine **ret)
@@ -179,6 +186,8 @@ int td_engine_default(td_engine **ret)
 	int err = 0;
 
 	if (tdi_unlikely(!engine)) {
+		if (making_default)
+			return -ENOMEM;
 		pthread_mutex_lock(&default_lock);
 		engine = atomic_load_explicit(&default_engine, memory_order_relaxed);
 		if (!engine) {

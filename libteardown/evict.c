@@ -68,6 +68,29 @@ static int take_piece(const struct tdi_vma *vma, void *arg)
 	return look_closer(plan, vma, piece);
 }
 
+static int is_there(const struct tdi_vma *vma, void *arg)
+{
+	(void)vma;
+	(void)arg;
+	return 1;
+}
+
+/*
+ * Could the range end beyond what a process can have, which munmap refuses? Not where
+ * something is mapped at its end or after it. The upper half is the kernel's.
+ */
+static bool may_be_too_long(const struct plan *plan)
+{
+	const struct tdi_piece *last;
+
+	if (plan->evict->known || plan->nr_pieces == 0)
+		return false;
+	last = &plan->pieces[plan->nr_pieces - 1];
+	if (last->start + last->length == plan->end)
+		return false;
+	return tdi_vma_walk(plan->end, (uintptr_t)INTPTR_MAX, is_there, NULL) != 1;
+}
+
 static int make_plan(struct plan *plan)
 {
 	int err;
@@ -76,7 +99,7 @@ static int make_plan(struct plan *plan)
 	plan->userfault = plan->evict->known ? -1 : tdi_vma_userfault_open();
 	err = tdi_vma_walk(plan->start, plan->end, take_piece, plan);
 	tdi_vma_userfault_close(plan->userfault);
-	return err;
+	return !err && may_be_too_long(plan) ? -EAGAIN : err;
 }
 
 /* ---- doing it ---- */
@@ -108,6 +131,8 @@ static int plan_for(struct tdi_evict *evict, struct plan *plan)
 	};
 	err = make_plan(plan);
 	evict->single = !err && plan->nr_pieces == 1 && plan->movable == extent->length;
+	if (evict->single) /* no step may cut one in two */
+		extent->backing.huge_page = plan->huge_page;
 	return err;
 }
 
@@ -142,7 +167,7 @@ int tdi_evict(struct tdi_evict *evict)
 		err = -EDQUOT;
 	if (err)
 		return err;
-	doomed = tdi_doomed_take();
+	doomed = tdi_doomed_take(engine);
 	if (!doomed)
 		return -EAGAIN;
 	err = detach(&plan, &quarantine);
@@ -153,6 +178,8 @@ int tdi_evict(struct tdi_evict *evict)
 	extent.backing.huge_page = plan.huge_page;
 	if (plan.locked)
 		extent.backing.flags |= TDI_EXTENT_LOCKED;
+	if (evict->gone)
+		evict->gone(evict);
 	tdi_doomed_submit(doomed, engine, &extent, &quarantine, evict->name,
 			  evict->owner);
 	return 0;
@@ -195,6 +222,10 @@ int tdi_unmap_in_steps(uintptr_t start, size_t length, size_t huge_page,
 		uint64_t began = tdi_sys_now_ns();
 		int err = unmap_step(from, step, done == 0);
 
+		/* In one piece it may split nothing: the end of a mapping, for instance.
+		 */
+		if (err && done == 0 && step < length)
+			return tdi_sys_munmap((void *)start, length);
 		if (err && done > 0)
 			tdi_warn("%#lx-%#lx stays mapped, what was before it not: %s",
 				 (unsigned long)from, (unsigned long)(start + length),

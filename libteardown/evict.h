@@ -22,6 +22,13 @@ struct tdi_evict {
 	bool any_size; /* worth it below the engine's threshold, too */
 	bool shared;   /* not known: take mappings of files along */
 
+	/*
+	 * Or NULL: called when the range has left, before it is handed over. Where there
+	 * are no reapers it is released there, and callbacks are made: nobody should wait
+	 * for that.
+	 */
+	void (*gone)(struct tdi_evict *evict);
+
 	/* Out: one mapping covers the whole range, and can be unmapped in steps. */
 	bool single;
 };
@@ -37,8 +44,8 @@ int tdi_evict_detach(struct tdi_evict *evict, struct tdi_quarantine *ret);
 
 /*
  * Unmaps a range that one mapping covers in steps of a slice each, pages and all, so that
- * others get their turn at the kernel's lock. 0, or what munmap answered to the first
- * step, with nothing changed.
+ * others get their turn at the kernel's lock. Where the first step is refused, it is one
+ * munmap after all: 0, or what that answered, with nothing changed.
  */
 int tdi_unmap_in_steps(uintptr_t start, size_t length, size_t huge_page,
 		       uint64_t target_ns);

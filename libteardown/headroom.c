@@ -24,6 +24,21 @@ static bool address_space_is_far(const struct tdi_holding *holding)
 	       has_room(limit, pages * tdi_page_size(), holding->address_space);
 }
 
+/* Private memory that may be written to counts, from Linux 4.7 on. */
+static bool data_is_far(const struct tdi_holding *holding)
+{
+	uint64_t limit, used_kib;
+	char text[4096];
+
+	if (tdi_sys_getrlimit(RLIMIT_DATA, &limit))
+		return false;
+	if (limit == UINT64_MAX)
+		return true;
+	return tdi_procfs_text("/proc/thread-self/status", text, sizeof(text)) &&
+	       tdi_procfs_find(text, "VmData:", 10, &used_kib) &&
+	       has_room(limit, used_kib * 1024, holding->memory);
+}
+
 static bool locked_memory_is_far(const struct tdi_holding *holding)
 {
 	uint64_t limit, locked_kib, capabilities;
@@ -89,6 +104,7 @@ static bool huge_pages_are_far(const struct tdi_holding *holding)
 
 bool tdi_limits_are_far(const struct tdi_holding *holding)
 {
-	return address_space_is_far(holding) && locked_memory_is_far(holding) &&
-	       commit_charge_is_far(holding) && huge_pages_are_far(holding);
+	return address_space_is_far(holding) && data_is_far(holding) &&
+	       locked_memory_is_far(holding) && commit_charge_is_far(holding) &&
+	       huge_pages_are_far(holding);
 }

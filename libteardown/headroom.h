@@ -17,10 +17,11 @@ struct tdi_holding {
 
 /*
  * True when each limit leaves twice as much room, beside what is held: address space
- * (RLIMIT_AS), locked memory (RLIMIT_MEMLOCK, unless privileged), commit charge (in
- * overcommit mode 2) and free huge pages. The number of mappings is not asked for: it
- * would have to be counted, and the kernel refuses to move a mapping near that limit.
- * Where a limit cannot be read, it is taken to be near. Allocates nothing.
+ * (RLIMIT_AS), private memory (RLIMIT_DATA), locked memory (RLIMIT_MEMLOCK, unless
+ * privileged), commit charge (in overcommit mode 2) and free huge pages. The number of
+ * mappings is not asked for: it would have to be counted, and the kernel refuses to move
+ * a mapping near that limit. Where a limit cannot be read, it is taken to be near.
+ * Allocates nothing.
  */
 bool tdi_limits_are_far(const struct tdi_holding *holding);
 

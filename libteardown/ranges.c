@@ -14,6 +14,12 @@ static void *tree;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t settled = PTHREAD_COND_INITIALIZER;
 
+/*
+ * The tree's nodes come from malloc, whose owner may have it unmap memory by td_munmap:
+ * an allocator's hooks do. Such a call is inside the lock already.
+ */
+static __thread bool allocating;
+
 static int compare(const void *left, const void *right)
 {
 	const struct tdi_range *a = left, *b = right;
@@ -27,8 +33,11 @@ static int compare(const void *left, const void *right)
 static int claim(struct tdi_range *range)
 {
 	for (;;) {
-		struct tdi_range **found = tsearch(range, &tree, compare);
+		struct tdi_range **found;
 
+		allocating = true;
+		found = tsearch(range, &tree, compare);
+		allocating = false;
 		if (!found)
 			return -ENOMEM;
 		if (*found == range)
@@ -79,7 +88,9 @@ static struct tdi_range **place_of(struct tdi_range *range)
 static void release(struct tdi_range *range)
 {
 	(void)place_of(range);
+	allocating = true;
 	tdelete(range, &tree, compare);
+	allocating = false;
 	range->start = range->end;
 }
 
@@ -142,13 +153,30 @@ int tdi_ranges_unmap(struct tdi_range *range, uintptr_t start, size_t length)
 	return err;
 }
 
+/* Under the lock. What is leaving may be gone, and the addresses somebody else's. */
+static bool overlap(uintptr_t start, uintptr_t end)
+{
+	while (start < end) {
+		struct tdi_range range = {start, end, false};
+		struct tdi_range **found = tfind(&range, &tree, compare);
+
+		if (!found)
+			return false;
+		if (!(*found)->leaving || overlap(start, (*found)->start))
+			return true;
+		start = (*found)->end;
+	}
+	return false;
+}
+
 bool tdi_ranges_overlap(uintptr_t start, uintptr_t end)
 {
-	struct tdi_range range = {start, end, false};
 	bool found;
 
+	if (allocating) /* an allocator's own memory is no region */
+		return false;
 	pthread_mutex_lock(&lock);
-	found = tfind(&range, &tree, compare) != NULL;
+	found = overlap(start, end);
 	pthread_mutex_unlock(&lock);
 	return found;
 }

@@ -44,7 +44,7 @@ void tdi_ranges_stay(struct tdi_range *range);
  */
 int tdi_ranges_unmap(struct tdi_range *range, uintptr_t start, size_t length);
 
-/* Does any claim overlap this? Never waits. */
+/* Does any claim overlap this that is not leaving? Never waits. */
 bool tdi_ranges_overlap(uintptr_t start, uintptr_t end);
 
 /* Around a fork. In the child no range is claimed: its regions are the parent's. */

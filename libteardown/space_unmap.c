@@ -145,6 +145,30 @@ static void hold_no_more(struct tdi_region *region)
 		tdi_region_retire(region, region->space->engine->flavor);
 }
 
+/* ---- step three ---- */
+
+static void run_has_left(struct td_space *space, const struct run *run)
+{
+	struct tdi_region *region, *next;
+
+	pthread_mutex_lock(&space->map_lock);
+	for (region = run->first; region != run->end; region = region->next) {
+		tdi_map_remove(&space->map, &region->tag->item);
+		atomic_fetch_sub_explicit(&space->regions, 1, memory_order_relaxed);
+	}
+	pthread_cond_broadcast(&space->settled);
+	pthread_mutex_unlock(&space->map_lock);
+	/* Out of the map first: whoever waits for a claim will want to get in there. */
+	for (region = run->first; region != run->end; region = next) {
+		next = region->next;
+		tdi_region_unclaim(region);
+		if (run->alone)
+			hold_no_more(region);
+		else
+			tdi_region_retire(region, space->engine->flavor);
+	}
+}
+
 static void region_released(struct tdi_doomed_owner *owner, uint64_t bytes)
 {
 	struct tdi_region *region = tdi_container_of(owner, struct tdi_region, owner);
@@ -161,16 +185,33 @@ static void region_done(struct tdi_doomed_owner *owner, int status, uint64_t ref
 	tdi_space_part_ends(space, status, refused);
 }
 
+struct run_evict {
+	struct tdi_evict evict;
+	struct td_space *space;
+	const struct run *run;
+};
+
+static void run_is_gone(struct tdi_evict *evict)
+{
+	struct run_evict *it = tdi_container_of(evict, struct run_evict, evict);
+
+	run_has_left(it->space, it->run);
+}
+
+/* 0: it has left, and may be freed already. */
 static int evict_run(struct td_space *space, struct run *run, bool *single)
 {
 	struct tdi_region *first = run->first;
-	struct tdi_evict evict = {
-		.engine = space->engine,
-		.name = space->name,
-		.owner = run->alone ? &first->owner : &space->evicted,
-		.extent = &run->extent,
-		.known = true,
-		.any_size = first->tag->kind == TD_KIND_DEVICE,
+	struct run_evict it = {
+		.evict = {.engine = space->engine,
+			  .name = space->name,
+			  .owner = run->alone ? &first->owner : &space->evicted,
+			  .extent = &run->extent,
+			  .known = true,
+			  .any_size = first->tag->kind == TD_KIND_DEVICE,
+			  .gone = run_is_gone},
+		.space = space,
+		.run = run,
 	};
 	int err;
 
@@ -178,13 +219,13 @@ static int evict_run(struct td_space *space, struct run *run, bool *single)
 	/* Relaxed: the reapers get to see it by the queue. */
 	atomic_store_explicit(&first->holders, run->alone ? 2 : 1, memory_order_relaxed);
 	tdi_space_part_begins(space);
-	err = tdi_evict(&evict);
+	err = tdi_evict(&it.evict);
 	if (!err)
 		return 0;
 	/* Not the last part: the space has users. */
 	atomic_fetch_sub_explicit(&space->parts, 1, memory_order_relaxed);
 	atomic_store_explicit(&first->holders, 1, memory_order_relaxed);
-	*single = evict.single;
+	*single = it.evict.single;
 	return err;
 }
 
@@ -224,10 +265,9 @@ static int release_device(struct td_space *space, struct run *run)
 	left = tdi_doom_leftover(&doom);
 	err = left ? -ENOMEM : doom.status;
 	tdi_doom_destroy(&doom);
+	extent->backing.ops = run->first->extent.backing.ops;
 	if (err)
 		tdi_extent_carry_on(&run->first->extent, extent);
-	else
-		tdi_host_done(&run->first->extent, 0);
 	return err;
 }
 
@@ -250,12 +290,10 @@ static int unmap_run(struct td_space *space, struct run *run, bool single)
 	/* Sealed memory cannot be punched; it goes with its last descriptor. */
 	if (!err && (backing->flags & TDI_EXTENT_EXCLUSIVE) && backing->fd >= 0)
 		(void)tdi_shared_punch(backing, extent->length);
-	if (!err)
-		tdi_host_done(extent, 0);
 	return err;
 }
 
-/* *reclaimed: bytes that are back already. */
+/* 0: the run has left. *reclaimed: bytes that are back already. */
 static int take_away(struct td_space *space, struct run *run, uint64_t *reclaimed)
 {
 	struct tdi_region *first = run->first;
@@ -280,12 +318,15 @@ static int take_away(struct td_space *space, struct run *run, uint64_t *reclaime
 			return 0;
 	}
 	err = unmap_run(space, run, single);
-	if (!err)
-		*reclaimed = run->extent.length;
-	return err;
+	if (err)
+		return err;
+	*reclaimed = run->extent.length;
+	/* In this order: the callback may map something there, which waits for the claim.
+	 */
+	run_has_left(space, run);
+	tdi_host_done(&run->extent, 0);
+	return 0;
 }
-
-/* ---- step three ---- */
 
 static void run_stays(struct td_space *space, const struct run *run)
 {
@@ -298,28 +339,6 @@ static void run_stays(struct td_space *space, const struct run *run)
 	}
 	pthread_cond_broadcast(&space->settled);
 	pthread_mutex_unlock(&space->map_lock);
-}
-
-static void run_has_left(struct td_space *space, const struct run *run)
-{
-	struct tdi_region *region, *next;
-
-	pthread_mutex_lock(&space->map_lock);
-	for (region = run->first; region != run->end; region = region->next) {
-		tdi_map_remove(&space->map, &region->tag->item);
-		atomic_fetch_sub_explicit(&space->regions, 1, memory_order_relaxed);
-	}
-	pthread_cond_broadcast(&space->settled);
-	pthread_mutex_unlock(&space->map_lock);
-	/* Out of the map first: whoever waits for a claim will want to get in there. */
-	for (region = run->first; region != run->end; region = next) {
-		next = region->next;
-		tdi_region_unclaim(region);
-		if (run->alone)
-			hold_no_more(region);
-		else
-			tdi_region_retire(region, space->engine->flavor);
-	}
 }
 
 int td_region_unmap(td_space *space, void *addr, size_t length)
@@ -358,7 +377,6 @@ int td_region_unmap(td_space *space, void *addr, size_t length)
 			err = 0;
 			continue;
 		}
-		run_has_left(space, &run);
 		atomic_fetch_add_explicit(&space->bytes_unmapped, bytes,
 					  memory_order_relaxed);
 		atomic_fetch_add_explicit(&space->bytes_reclaimed, reclaimed,

@@ -352,6 +352,56 @@ START_TEST(callbacks_may_use_the_library)
 }
 END_TEST
 
+/*
+ * The caller is still inside td_region_unmap, and the kernel may give the callback the
+ * very addresses.
+ */
+static void map_there_again(struct device *of, unsigned call)
+{
+	char *addr;
+
+	if (call != DONE)
+		return;
+	addr = mmap(of->addr, of->length, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	ck_assert_ptr_eq(addr, of->addr);
+	ck_assert_int_eq(td_region_adopt(space, addr, of->length, NULL), 0);
+}
+
+static void unmap_and_map_again(void)
+{
+	device.use_library = map_there_again;
+	ck_assert_int_eq(td_region_unmap(space, device.addr, LENGTH), 0);
+	ck_assert_uint_eq(device.calls[DONE], 1);
+	ck_assert_int_eq(device.status, 0);
+	ck_assert_int_eq(look_up(device.addr), 0);
+	ck_assert_int_eq(td_region_unmap(space, device.addr, LENGTH), 0);
+}
+
+START_TEST(what_is_told_that_a_region_is_gone_may_map_there_again)
+{
+	struct td_region_opts opts = {.size = sizeof(opts), .ops = &device.ops};
+	void *addr;
+
+	device_init(&device, TD_KIND_ANON);
+	ck_assert_int_eq(td_region_map(space, LENGTH, &opts, &addr), 0);
+	device.addr = addr;
+	device.length = LENGTH;
+	unmap_and_map_again();
+
+	plug_in(&device, space, LENGTH);
+	tdt_fail(TDI_SYS_mremap, -ENOMEM, 0, UINT_MAX);
+	unmap_and_map_again();
+	tdt_fail_none();
+
+	plug_in(&device, space, LENGTH);
+	ck_assert_int_eq(td_engine_destroy(engine, TD_EXIT_DRAIN, 0), 0);
+	unmap_and_map_again(); /* no reapers: the caller releases what it moved */
+	ck_assert_int_eq(put(), 0);
+	engine = NULL;
+}
+END_TEST
+
 /* ---- the engine goes first ---- */
 
 static void *abandon(void *arg)
@@ -465,6 +515,7 @@ int main(void)
 		a_range_that_cannot_be_unmapped_yet_stays_and_goes_later,
 		hooks_of_a_memfd_come_before_its_release,
 		callbacks_may_use_the_library,
+		what_is_told_that_a_region_is_gone_may_map_there_again,
 		an_abandoned_device_is_told_before_it_was_begun,
 		an_abandoned_device_is_told_when_its_last_call_has_returned,
 		an_abandoned_device_that_has_left_its_space_is_told_too,

@@ -6,6 +6,7 @@
 #include "headroom.h"
 #include "hold.h"
 #include "mapped.h"
+#include "procfs.h"
 
 #include <linux/capability.h>
 #include <sys/resource.h>
@@ -184,7 +185,7 @@ END_TEST
 START_TEST(a_limit_that_cannot_be_read_is_taken_to_be_near)
 {
 	ck_assert(FAR(.address_space = page, .memory = page));
-	for (unsigned i = 0; i < 2; i++) {
+	for (unsigned i = 0; i < 3; i++) {
 		tdt_fail(TDI_SYS_getrlimit, -EPERM, i, 1);
 		ck_assert(!FAR(.address_space = page, .memory = page, .locked = true));
 	}
@@ -201,6 +202,16 @@ END_TEST
 /* ---- what td_munmap makes of it ---- */
 
 static struct hold hold;
+
+static uint64_t status_kib(const char *name)
+{
+	char text[4096];
+	uint64_t kib;
+
+	ck_assert(tdi_procfs_text("/proc/self/status", text, sizeof(text)));
+	ck_assert(tdi_procfs_find(text, name, 10, &kib));
+	return kib;
+}
 
 static char *map_touched(size_t length)
 {
@@ -228,6 +239,36 @@ START_TEST(address_space_is_free_at_once_where_it_is_short)
 	ck_assert_int_eq(td_engine_munmap(engine, addr, 64 * MIB, 0), 0);
 	tdt_map_anon(130 * MIB);
 	set_limit(RLIMIT_AS, RLIM_INFINITY);
+	ck_assert_uint_eq(stats().munmaps_in_caller, 1);
+	let_go(&hold);
+}
+END_TEST
+
+START_TEST(private_memory_may_be_mapped_at_once_where_it_is_limited)
+{
+	const char *path = "/proc/thread-self/status";
+	char *addr;
+
+	if (TDT_SANITIZED) {
+		tdt_skip("a sanitizer needs memory of its own");
+		return;
+	}
+	addr = map_touched(64 * MIB);
+	hold_reaper(&hold);
+	set_limit(RLIMIT_DATA, GIB);
+	fake(0, path, "VmData:\t  524288 kB\n");
+	ck_assert(FAR(.memory = GIB / 4));
+	ck_assert(!FAR(.memory = GIB / 4 + page));
+	fake(0, path, NULL);
+	ck_assert(!FAR(.memory = page));
+	fake_none();
+	set_limit(RLIMIT_DATA, (size_t)status_kib("VmData:") * KIB + 32 * MIB);
+	ck_assert_ptr_eq(mmap(NULL, 64 * MIB, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+			 MAP_FAILED);
+	ck_assert_int_eq(td_engine_munmap(engine, addr, 64 * MIB, 0), 0);
+	tdt_map_anon(64 * MIB);
+	set_limit(RLIMIT_DATA, RLIM_INFINITY);
 	ck_assert_uint_eq(stats().munmaps_in_caller, 1);
 	let_go(&hold);
 }
@@ -455,6 +496,29 @@ START_TEST(at_the_limit_on_mappings_a_split_is_refused_as_by_munmap)
 }
 END_TEST
 
+/*
+ * D4: the end of a mapping splits nothing when it goes at once, as munmap has it, however
+ * large it is.
+ */
+START_TEST(at_the_limit_on_mappings_the_end_of_one_is_unmapped)
+{
+	long most = read_long("/proc/sys/vm/max_map_count");
+	char *range;
+
+	if (TDT_SANITIZED || most < 0 || most > 200000) {
+		tdt_skip("mappings without end here, or a sanitizer's own");
+		return;
+	}
+	range = tdt_map_anon(64 * MIB);
+	map_up_to((size_t)most - count_mappings() - 40);
+	while (mmap(NULL, page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0) !=
+	       MAP_FAILED)
+		;
+	ck_assert_int_eq(td_engine_munmap(engine, range + 32 * MIB, 32 * MIB, 0), 0);
+	ck_assert_uint_eq(tdt_mapped(range, 64 * MIB), 32 * MIB);
+}
+END_TEST
+
 int main(void)
 {
 	struct tdt *tests = tdt_suite("headroom");
@@ -466,6 +530,7 @@ int main(void)
 		the_pool_must_keep_twice_as_many_huge_pages,
 		a_limit_that_cannot_be_read_is_taken_to_be_near,
 		address_space_is_free_at_once_where_it_is_short,
+		private_memory_may_be_mapped_at_once_where_it_is_limited,
 		many_small_ranges_do_not_add_up_to_the_limit,
 		memory_can_be_locked_at_once_where_that_is_short,
 		many_small_locked_ranges_do_not_add_up_to_the_limit,
@@ -473,6 +538,7 @@ int main(void)
 		huge_pages_are_free_at_once_where_they_are_few,
 		near_the_limit_on_mappings_one_can_always_map_again,
 		at_the_limit_on_mappings_a_split_is_refused_as_by_munmap,
+		at_the_limit_on_mappings_the_end_of_one_is_unmapped,
 	};
 	int result;
 

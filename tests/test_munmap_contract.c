@@ -386,6 +386,30 @@ START_TEST(arguments_that_munmap_refuses_are_refused_alike)
 }
 END_TEST
 
+/* Above all that is mapped, where a range can go beyond the end of what there may be. */
+START_TEST(a_range_that_goes_too_far_is_refused_whole)
+{
+	const uintptr_t top = (uintptr_t)1 << 47; /* x86-64 */
+	char *addr = mmap((void *)(top - GIB / 2), 16 * page, RW,
+			  ANON | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (addr != (void *)(top - GIB / 2)) {
+		tdt_skip("the end of the address space is not where this test looks");
+		return;
+	}
+	memset(addr, 1, 16 * page);
+	if (munmap(addr, GIB / 2) == 0) {
+		tdt_skip("the address space ends elsewhere");
+		return;
+	}
+	ck_assert_int_eq(td_engine_munmap(engine, addr, GIB / 2, 0), -EINVAL);
+	ck_assert_int_eq(addr[16 * page - 1], 1);
+	ck_assert_int_eq(td_engine_munmap(engine, addr, 16 * page, 0), 0);
+	ck_assert_uint_eq(tdt_mapped(addr, 16 * page), 0);
+	ck_assert_uint_eq(stats().munmaps_deferred, 1);
+}
+END_TEST
+
 /* D5: the kernel's own kind of mapping, and one that is not memory. */
 START_TEST(the_heap_and_devices_are_unmapped_at_once)
 {
@@ -418,6 +442,7 @@ int main(void)
 		with_the_list_of_mappings_as_text_it_does_what_munmap_does,
 		huge_pages_are_unmapped_as_munmap_does,
 		arguments_that_munmap_refuses_are_refused_alike,
+		a_range_that_goes_too_far_is_refused_whole,
 		the_heap_and_devices_are_unmapped_at_once,
 	};
 	int result;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <teardown.h>
 
 #if TDT_SANITIZED
@@ -40,8 +41,26 @@ static bool refuse(void)
 	return true;
 }
 
+/* An allocator that gives memory back by td_munmap, when it pleases. */
+static __thread bool unmaps;
+static atomic_uint unmapped;
+
+static void unmap_something(void)
+{
+	void *spare;
+
+	if (!unmaps)
+		return;
+	unmaps = false;
+	spare = mmap(NULL, 64 * MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (spare != MAP_FAILED && td_munmap(spare, 64 * MIB) == 0)
+		atomic_fetch_add(&unmapped, 1);
+	unmaps = true;
+}
+
 void *malloc(size_t size)
 {
+	unmap_something();
 	return refuse() ? NULL : __libc_malloc(size);
 }
 
@@ -63,6 +82,7 @@ void *memalign(size_t align, size_t size)
 
 void *aligned_alloc(size_t align, size_t size)
 {
+	unmap_something();
 	return refuse() ? NULL : __libc_memalign(align, size);
 }
 
@@ -197,6 +217,29 @@ START_TEST(creation_without_memory_fails_cleanly)
 }
 END_TEST
 
+/* D4: td_munmap may be called by malloc itself, on behalf of the library. */
+START_TEST(an_allocator_may_unmap_while_the_library_allocates)
+{
+	td_engine *made;
+	void *addr;
+	int err[2];
+
+	unmaps = true;
+	err[0] = td_engine_default(&made);
+	unmaps = false;
+	ck_assert_int_eq(err[0], 0);
+	ck_assert_int_eq(td_space_create(made, NULL, &space), 0);
+	unmaps = true;
+	err[0] = td_region_map(space, MIB, NULL, &addr);
+	err[1] = td_region_unmap(space, addr, MIB);
+	unmaps = false;
+	ck_assert_int_eq(err[0] | err[1], 0);
+	ck_assert_uint_gt(atomic_load(&unmapped), 1);
+	ck_assert_int_eq(td_space_put(space), 0);
+	ck_assert_int_eq(td_engine_drain(NULL, TD_FOREVER), 0);
+}
+END_TEST
+
 static void add_tests(struct tdt *tests)
 {
 	tdt_add(tests, the_reapers_teardown_allocates_nothing, warm_up, NULL);
@@ -204,6 +247,7 @@ static void add_tests(struct tdt *tests)
 	tdt_add(tests, nor_does_it_when_system_calls_fail, warm_up, NULL);
 	tdt_add(tests, nor_does_an_engine_that_shuts_down, warm_up, NULL);
 	tdt_add(tests, creation_without_memory_fails_cleanly, warm_up, NULL);
+	tdt_add(tests, an_allocator_may_unmap_while_the_library_allocates, NULL, NULL);
 }
 
 #endif

@@ -74,6 +74,35 @@ START_TEST(unmapping_gives_the_claim_up_part_by_part)
 }
 END_TEST
 
+/*
+ * D3: whoever was given addresses of a range that is leaving may unmap them again, before
+ * the one who unmapped it has said so.
+ */
+START_TEST(what_is_leaving_is_not_in_the_way_of_unmapping)
+{
+	struct tdi_range held[] = {{.start = 0x1000, .end = 0x2000},
+				   {.start = 0x2000, .end = 0x4000},
+				   {.start = 0x4000, .end = 0x5000}};
+
+	for (size_t i = 0; i < 3; i++)
+		ck_assert_int_eq(tdi_ranges_claim(&held[i]), 0);
+	tdi_ranges_leave(&held[1]);
+	ck_assert(!tdi_ranges_overlap(0x2000, 0x4000));
+	ck_assert(!tdi_ranges_overlap(0x3000, 0x3800));
+	ck_assert(tdi_ranges_overlap(0x1000, 0x3000));
+	ck_assert(tdi_ranges_overlap(0x3000, 0x5000));
+	tdi_ranges_leave(&held[0]);
+	ck_assert(!tdi_ranges_overlap(0, 0x4000));
+	ck_assert(tdi_ranges_overlap(0, 0x6000));
+	tdi_ranges_leave(&held[2]);
+	ck_assert(!tdi_ranges_overlap(0, 0x6000));
+	tdi_ranges_stay(&held[1]);
+	ck_assert(tdi_ranges_overlap(0, 0x6000));
+	for (size_t i = 0; i < 3; i++)
+		tdi_ranges_release(&held[i]);
+}
+END_TEST
+
 /* ---- cutting, handing over ---- */
 
 START_TEST(a_claim_is_cut_and_its_parts_are_released_one_by_one)
@@ -161,7 +190,7 @@ START_TEST(overlap_is_told_however_it_lies)
 	ck_assert(!tdi_ranges_overlap(0, 100));
 	ck_assert(!tdi_ranges_overlap(200, UINTPTR_MAX));
 	tdi_ranges_leave(&held); /* is not waited for */
-	ck_assert(tdi_ranges_overlap(150, 151));
+	ck_assert(!tdi_ranges_overlap(150, 151));
 	tdi_ranges_release(&held);
 	ck_assert(!tdi_ranges_overlap(0, UINTPTR_MAX));
 }
@@ -326,6 +355,7 @@ int main(void)
 	tdt_add(tests, parts_are_joined_again, NULL, NULL);
 	tdt_add(tests, an_heir_takes_the_place_of_a_claim, NULL, NULL);
 	tdt_add(tests, overlap_is_told_however_it_lies, NULL, NULL);
+	tdt_add(tests, what_is_leaving_is_not_in_the_way_of_unmapping, NULL, NULL);
 	tdt_add(tests, a_claim_waits_for_a_range_that_is_leaving_and_gets_it, NULL, NULL);
 	tdt_add(tests, a_claim_waits_for_a_range_that_stays_after_all_and_is_refused,
 		NULL, NULL);
