@@ -204,10 +204,12 @@ static int move_pieces(struct move *move)
 
 /*
  * Puts back what has been moved. Somebody may have mapped something in its place: so the
- * place is reserved first, which fails then.
+ * place is reserved first, which fails then. True: all is as it was.
  */
-static void move_back(const struct move *move)
+static bool move_back(const struct move *move)
 {
+	bool all = true;
+
 	for (unsigned i = 0; i < move->nr_pieces; i++) {
 		const struct tdi_piece *piece = &move->pieces[i];
 		void *place = (void *)piece->start, *got;
@@ -227,7 +229,9 @@ static void move_back(const struct move *move)
 				 (unsigned long)piece->start,
 				 (unsigned long)(piece->start + piece->length),
 				 strerrordesc_np(-err));
+		all = all && !err;
 	}
+	return all;
 }
 
 /* What could not be moved is unmapped with its pages, and if not even that, all goes
@@ -248,15 +252,12 @@ static int unmap_refused(const struct move *move)
 			continue;
 		}
 		if (!unmapped)
-			move_back(move);
-		else
-			tdi_warn(
-				"detach: %#lx-%#lx stays mapped, what was around it not: "
-				"%s",
-				(unsigned long)piece->start,
-				(unsigned long)(piece->start + piece->length),
-				strerrordesc_np(-err));
-		return err;
+			return move_back(move) ? err : -ENOTRECOVERABLE;
+		tdi_warn("detach: %#lx-%#lx stays mapped, what was around it not: %s",
+			 (unsigned long)piece->start,
+			 (unsigned long)(piece->start + piece->length),
+			 strerrordesc_np(-err));
+		return -ENOTRECOVERABLE;
 	}
 	return 0;
 }

@@ -33,6 +33,8 @@ static int evict(struct td_engine *engine, uintptr_t start, size_t length, unsig
 
 	tdi_extent_init(&extent, &TDI_BACKING_ANON, start, length);
 	err = tdi_evict(&evict);
+	if (err == -ENOTRECOVERABLE)
+		return -ENOMEM;
 	if (err)
 		return unmap_here(engine, &evict);
 	atomic_fetch_add_explicit(&engine->munmaps_deferred, 1, memory_order_relaxed);

@@ -316,6 +316,8 @@ static int take_away(struct td_space *space, struct run *run, uint64_t *reclaime
 		err = evict_run(space, run, &single);
 		if (!err)
 			return 0;
+		if (err == -ENOTRECOVERABLE)
+			return -ENOMEM;
 	}
 	err = unmap_run(space, run, single);
 	if (err)

@@ -12,6 +12,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 static uint64_t file_offset(const struct tdi_extent *extent, uintptr_t start)
 {
 	return extent->backing.offset + (start - extent->start);
@@ -57,6 +61,12 @@ static int overwrite_mapping(uintptr_t start, size_t length)
 {
 	int err = tdi_sys_mprotect((void *)start, length, PROT_READ | PROT_WRITE);
 
+	/* A page that cannot be had (the pool or the file system is out of them) is an
+	 * error here, and would be a SIGBUS below. */
+	if (!err)
+		err = tdi_sys_madvise((void *)start, length, MADV_POPULATE_WRITE);
+	if (err == -EINVAL) /* before Linux 5.14 */
+		err = 0;
 	if (!err)
 		explicit_bzero((void *)start, length);
 	return err;

@@ -47,7 +47,8 @@ struct td_engine_opts {
 
 	/* td_munmap() and td_region_unmap() give ranges of at least so many bytes to
 	 * reapers, and free smaller ones in the caller. 0 = 64 MiB: see docs/design.md
-	 * for the measurement behind it. SIZE_MAX = none. (row D6) */
+	 * for the measurement behind it. SIZE_MAX = none. Device regions are given to
+	 * reapers at any size. (row D6) */
 	size_t munmap_threshold;
 };
 
@@ -91,9 +92,9 @@ int td_engine_default(td_engine **ret);
  *   engine      NULL = the default engine (nothing to do if it was never made)
  *   timeout_ns  nanoseconds; 0 polls; TD_FOREVER
  *
- * Returns 0; -ETIMEDOUT; -EDEADLK: called on one of the engine's reapers, or in a callback
- * in the thread that frees in its place; -ECHILD.
- * Context: blocks; not in a callback.
+ * Returns 0; -ETIMEDOUT; -EDEADLK: called on one of the engine's reapers, or in a
+ * callback in the thread that frees in its place; -ECHILD. Context: blocks; not in a
+ * callback.
  */
 int td_engine_drain(td_engine *engine, int64_t timeout_ns);
 

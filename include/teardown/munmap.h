@@ -32,7 +32,8 @@ enum td_munmap_flags {
  * mappings that could tell the difference (shared and file mappings, memory registered
  * with userfaultfd, device memory, the heap and the stack), where what is pending would
  * come near a limit of yours (address space, private memory, locked memory, commit
- * charge, the pool of huge pages), and wherever the kernel refuses any step: then the caller frees in slices.
+ * charge, the pool of huge pages), and wherever the kernel refuses any step: then the
+ * caller frees in slices.
  *
  * Not for ranges that belong to a space: td_region_unmap(). Above the threshold that is
  * -EBUSY and changes nothing; below it is not looked for.

@@ -38,7 +38,8 @@ enum td_region_flags {
 
 	/* Overwrite shared memory with zeros before it is released, since its pages may
 	 * outlive us in another process or a descriptor; said on stderr where that cannot
-	 * be done. Needs TD_REGION_FD or TD_REGION_EXCLUSIVE. */
+	 * be done. Needs TD_REGION_FD or TD_REGION_EXCLUSIVE. Memory that is kept (not
+	 * exclusive, or TD_SPACE_KEEP_SHARED) is overwritten all the same. */
 	TD_REGION_SCRUB = 1u << 4,
 
 	TD_REGION_LOCKED = 1u << 5,  /* mlock(2) it when it is mapped */
