@@ -27,26 +27,27 @@ static pthread_mutex_t default_lock = PTHREAD_MUTEX_INITIALIZER;
 /* The locks that a child may want for things of its own are not held across a fork. */
 static void before_fork(void)
 {
+	/* First, since it may have to wait, for a detach that is under way. */
+	tdi_detach_before_fork();
 	pthread_mutex_lock(&default_lock);
 	tdi_ranges_before_fork();
-	tdi_detach_before_fork();
 	tdi_cells_before_fork();
 }
 
 static void after_fork_in_parent(void)
 {
 	tdi_cells_after_fork();
-	tdi_detach_after_fork(false);
 	tdi_ranges_after_fork(false);
 	pthread_mutex_unlock(&default_lock);
+	tdi_detach_after_fork(false);
 }
 
 static void after_fork_in_child(void)
 {
 	tdi_cells_after_fork();
-	tdi_detach_after_fork(true);
 	tdi_ranges_after_fork(true);
 	pthread_mutex_unlock(&default_lock);
+	tdi_detach_after_fork(true);
 	fork_generation++;
 }
 

@@ -231,7 +231,7 @@ int tdi_unmap_in_steps(uintptr_t start, size_t length, size_t huge_page,
 				 (unsigned long)from, (unsigned long)(start + length),
 				 strerrordesc_np(-err));
 		if (err)
-			return err;
+			return done > 0 ? -ENOTRECOVERABLE : err;
 		tdi_pace_learn(&pace, step, tdi_sys_now_ns() - began, target_ns);
 		done += step;
 	}

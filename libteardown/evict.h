@@ -45,7 +45,8 @@ int tdi_evict_detach(struct tdi_evict *evict, struct tdi_quarantine *ret);
 /*
  * Unmaps a range that one mapping covers in steps of a slice each, pages and all, so that
  * others get their turn at the kernel's lock. Where the first step is refused, it is one
- * munmap after all: 0, or what that answered, with nothing changed.
+ * munmap after all: 0, or what that answered, with nothing changed; -ENOTRECOVERABLE: a
+ * part is gone, as tdi_detach() has it.
  */
 int tdi_unmap_in_steps(uintptr_t start, size_t length, size_t huge_page,
 		       uint64_t target_ns);

@@ -33,10 +33,12 @@ static int evict(struct td_engine *engine, uintptr_t start, size_t length, unsig
 
 	tdi_extent_init(&extent, &TDI_BACKING_ANON, start, length);
 	err = tdi_evict(&evict);
-	if (err == -ENOTRECOVERABLE)
-		return -ENOMEM;
+	if (err && err != -ENOTRECOVERABLE) {
+		err = unmap_here(engine, &evict);
+		return err == -ENOTRECOVERABLE ? -ENOMEM : err;
+	}
 	if (err)
-		return unmap_here(engine, &evict);
+		return -ENOMEM;
 	atomic_fetch_add_explicit(&engine->munmaps_deferred, 1, memory_order_relaxed);
 	return 0;
 }

@@ -4,6 +4,8 @@
 #include "region_internal.h"
 #include "sys.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <urcu/flavor.h>
 
@@ -22,10 +24,19 @@ static void files_put(struct tdi_region_files *files)
 	free(files);
 }
 
-static int duplicate(int fd, int *ret)
+/* own_position: looking for data moves it, which must not show at the host's descriptor.
+ */
+static int duplicate(int fd, bool own_position, int *ret)
 {
-	int copy = tdi_sys_dup_cloexec(fd);
+	char path[64];
+	int copy = -EINVAL;
 
+	if (own_position) {
+		snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
+		copy = tdi_sys_open(path, O_RDWR | O_CLOEXEC);
+	}
+	if (copy < 0)
+		copy = tdi_sys_dup_cloexec(fd);
 	if (copy < 0)
 		return copy;
 	*ret = copy;
@@ -53,9 +64,9 @@ static int files_new(const struct td_region_opts *opts, struct tdi_region_files 
 		return -ENOMEM;
 	*files = (struct tdi_region_files){.regions = 1, .fd = -1, .uffd = -1};
 	if (needs_fd(opts))
-		err = duplicate(opts->fd, &files->fd);
+		err = duplicate(opts->fd, opts->flags & TD_REGION_SCRUB, &files->fd);
 	if (!err && (opts->flags & TD_REGION_UFFD))
-		err = duplicate(opts->uffd, &files->uffd);
+		err = duplicate(opts->uffd, false, &files->uffd);
 	if (err) {
 		files_put(files);
 		return err;

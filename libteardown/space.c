@@ -284,6 +284,30 @@ TDI_HOT int td_space_put(td_space *space)
 	return err;
 }
 
+/* How long to wait for a reaper that has a part of the space in hand, and how often to
+ * look whether there is something to lend a hand with. */
+#define PARTS_WAIT_NS 1000000000u
+#define PARTS_LOOK_NS 1000000u
+
+/* Ranges that left before the space are with the reapers, who may want help. */
+static int finish_parts(struct td_space *space)
+{
+	uint64_t now = tdi_sys_now_ns(), until = now + PARTS_WAIT_NS;
+
+	while (!tdi_events_happened(&space->events, TD_EVENT_RECLAIMED)) {
+		if (now >= until || tdi_engine_is_reaper(space->engine))
+			return -EINPROGRESS;
+		if (tdi_reaper_help(space->engine)) {
+			until = tdi_sys_now_ns() + PARTS_WAIT_NS;
+			continue;
+		}
+		(void)tdi_events_wait(&space->events, TD_EVENT_RECLAIMED,
+				      now + PARTS_LOOK_NS);
+		now = tdi_sys_now_ns();
+	}
+	return 0;
+}
+
 int td_space_put_sync(td_space *space)
 {
 	int err;
@@ -291,8 +315,16 @@ int td_space_put_sync(td_space *space)
 	if (!space)
 		return 0;
 	err = tdi_space_check(space);
-	if (!err && put_user(space))
+	if (err)
+		return err;
+	/* For looking at it afterwards. */
+	tdi_ref_get(&space->count, "space", space->name, "count");
+	if (put_user(space)) {
 		err = tdi_engine_run(space->engine, &space->work);
+		if (!err)
+			err = finish_parts(space);
+	}
+	drop_count(space);
 	return err;
 }
 

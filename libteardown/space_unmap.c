@@ -16,6 +16,7 @@
 #include "sys.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 static struct tdi_region *region_at_or_after(struct td_space *space, uintptr_t addr,
 					     uintptr_t end)
@@ -293,12 +294,15 @@ static int unmap_run(struct td_space *space, struct run *run, bool single)
 	return err;
 }
 
-/* 0: the run has left. *reclaimed: bytes that are back already. */
+/*
+ * 0: the run has left. *reclaimed: bytes that are back already. -ENOTRECOVERABLE: it has,
+ * too, as nobody may touch it any more, but a part is still mapped.
+ */
 static int take_away(struct td_space *space, struct run *run, uint64_t *reclaimed)
 {
 	struct tdi_region *first = run->first;
 	bool single = false;
-	int err;
+	int err = 0;
 
 	*reclaimed = 0;
 	atomic_store_explicit(&first->holders, 1, memory_order_relaxed);
@@ -316,18 +320,18 @@ static int take_away(struct td_space *space, struct run *run, uint64_t *reclaime
 		err = evict_run(space, run, &single);
 		if (!err)
 			return 0;
-		if (err == -ENOTRECOVERABLE)
-			return -ENOMEM;
 	}
-	err = unmap_run(space, run, single);
-	if (err)
+	if (err != -ENOTRECOVERABLE)
+		err = unmap_run(space, run, single);
+	if (err && err != -ENOTRECOVERABLE)
 		return err;
-	*reclaimed = run->extent.length;
+	if (!err)
+		*reclaimed = run->extent.length;
 	/* In this order: the callback may map something there, which waits for the claim.
 	 */
 	run_has_left(space, run);
-	tdi_host_done(&run->extent, 0);
-	return 0;
+	tdi_host_done(&run->extent, err ? -ENOMEM : 0);
+	return err;
 }
 
 static void run_stays(struct td_space *space, const struct run *run)
@@ -373,6 +377,12 @@ int td_region_unmap(td_space *space, void *addr, size_t length)
 		bytes = run.extent.length;
 		region = run.end;
 		err = take_away(space, &run, &reclaimed);
+		if (err == -ENOTRECOVERABLE) {
+			atomic_fetch_add_explicit(&space->refused, bytes,
+						  memory_order_relaxed);
+			first_error = first_error ? first_error : -ENOMEM;
+			err = 0;
+		}
 		if (err) {
 			run_stays(space, &run);
 			first_error = first_error ? first_error : err;
@@ -400,11 +410,17 @@ void tdi_space_detach(struct td_space *space)
 		struct tdi_evict evict = {
 			.engine = space->engine, .extent = extent, .known = true};
 		struct tdi_quarantine quarantine;
+		int err;
 
 		if (region->tag->ops || extent->backing.uffd >= 0)
 			continue;
 		tdi_ranges_leave(&region->range);
-		if (tdi_evict_detach(&evict, &quarantine)) {
+		err = tdi_evict_detach(&evict, &quarantine);
+		if (err) {
+			/* Of very many mappings, or refused: slower, and where it is. */
+			if (err != -ENOTRECOVERABLE)
+				(void)tdi_sys_mprotect((void *)extent->start,
+						       extent->length, PROT_NONE);
 			tdi_ranges_stay(&region->range);
 			continue;
 		}

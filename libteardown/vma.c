@@ -259,8 +259,11 @@ bool tdi_vma_is_locked(uintptr_t start)
 int tdi_vma_userfault_open(void)
 {
 	struct uffdio_api api = {.api = UFFD_API};
-	int fd = tdi_sys_userfaultfd(O_CLOEXEC | USER_MODE_ONLY);
-	int err = fd < 0 ? fd : tdi_sys_ioctl(fd, UFFDIO_API, &api);
+	int fd = tdi_sys_userfaultfd(O_CLOEXEC | USER_MODE_ONLY), err;
+
+	if (fd == -EINVAL) /* before Linux 5.11 */
+		fd = tdi_sys_userfaultfd(O_CLOEXEC);
+	err = fd < 0 ? fd : tdi_sys_ioctl(fd, UFFDIO_API, &api);
 
 	if (err < 0 && fd >= 0)
 		(void)tdi_sys_close(fd);
@@ -275,6 +278,8 @@ bool tdi_vma_is_userfault(int fd, uintptr_t start, size_t page_size)
 {
 	struct uffdio_continue ask = {.range = {start, page_size}};
 
+	if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM)
+		return true; /* who cannot tell is careful */
 	return fd >= 0 && tdi_sys_ioctl(fd, UFFDIO_CONTINUE, &ask) != -ENOENT;
 }
 

@@ -282,14 +282,15 @@ END_TEST
 
 /* ---- what the kernel refuses ---- */
 
-/* All of it is there as it was, or none of it. */
+/* All of it is mapped, or none of it; but none can be got at. (D2) */
 static bool is_there(const char *addr, size_t length)
 {
 	size_t mapped = tdt_mapped(addr, length);
 
 	ck_assert(mapped == 0 || mapped == length);
-	if (mapped)
-		ck_assert(is_filled(addr, length, 'x'));
+	ck_assert(access_faults(addr));
+	ck_assert(access_faults(addr + length / 2));
+	ck_assert(access_faults(addr + length - 1));
 	return mapped > 0;
 }
 
@@ -384,6 +385,28 @@ START_TEST(a_space_without_reapers_detaches_and_frees_in_the_caller)
 }
 END_TEST
 
+/* More than can be moved in one go: protected where they are. (D2) */
+START_TEST(a_region_of_very_many_mappings_cannot_be_got_at)
+{
+	size_t page = tdi_page_size(), length = 200 * page;
+	td_space *space = make_space(TD_SPACE_DETACH);
+	char *addr = map(space, length, NULL);
+
+	fill(addr, 'x', length);
+	for (size_t i = 0; i < 200; i += 2)
+		ck_assert_int_eq(mprotect(addr + i * page, page, PROT_READ), 0);
+	ck_assert_int_eq(td_space_grab(space), 0);
+	keep_busy(&plug);
+	ck_assert_int_eq(td_space_put(space), 0);
+	for (size_t i = 0; i < 200; i++)
+		ck_assert(access_faults(addr + i * page));
+	sem_post(&plug.may_go);
+	ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, TD_FOREVER), 0);
+	ck_assert_uint_eq(tdt_mapped(addr, length), 0);
+	ck_assert_int_eq(td_space_drop(space), 0);
+}
+END_TEST
+
 /* ---- C4 ---- */
 
 START_TEST(what_is_shared_is_kept_and_what_is_private_is_released)
@@ -460,6 +483,7 @@ int main(void)
 		all_of_an_unmapped_range_is_out_of_sight_whatever_it_is_made_of,
 		what_cannot_be_moved_stays_and_is_reclaimed_all_the_same,
 		a_region_of_several_mappings_leaves_whole_or_stays_whole,
+		a_region_of_very_many_mappings_cannot_be_got_at,
 		a_space_without_reapers_detaches_and_frees_in_the_caller,
 		what_is_shared_is_kept_and_what_is_private_is_released,
 		parts_of_what_is_shared_are_kept_too,

@@ -64,9 +64,10 @@ struct td_region_hook {
 	/*
 	 * For instance: drop the KVM slot, unmap the range from VFIO. 0, or -errno: tried
 	 * again, see td_region_ops. addr and length are the region's, of which it must
-	 * not unmap or adopt anything itself. Context: as for a slice, see struct
-	 * td_work_ops; from td_region_unmap() in its caller, for the range must not be
-	 * reused while a device can still reach it.
+	 * not unmap or adopt anything itself, nor of other regions of the same
+	 * td_region_unmap(). Context: as for a slice, see struct td_work_ops; from
+	 * td_region_unmap() in its caller, for the range must not be reused while a
+	 * device can still reach it.
 	 */
 	int (*call)(void *arg, void *addr, size_t length);
 	void *arg;

@@ -25,8 +25,9 @@ enum td_space_flags {
 	/* The last put takes all regions out of sight before it returns, at some
 	 * microseconds a region: an access faults from then on. Otherwise they stay where
 	 * they are until a reaper comes to them, since nobody has a use for them any
-	 * more. Regions with ops, and what the kernel refuses to move, stay in any case.
-	 * (row D2) */
+	 * more. What the kernel does not move (a region of more than 64 mappings, say) is
+	 * protected against access instead, which takes longer; regions with ops or a
+	 * userfaultfd stay as they are. (row D2) */
 	TD_SPACE_DETACH = 1u << 0,
 
 	/* Shared memory is unmapped and its pages are kept, exclusively owned or not.
@@ -87,10 +88,11 @@ int td_space_put(td_space *space);
 /*
  * As td_space_put(), but when this is the last user the memory is freed in the calling
  * thread, in slices, before it returns.
- * Returns 0; -EINPROGRESS: the pages are free, but the kernel refused for now to unmap
- * a part of the empty range (its limit on mappings): the engine's reapers go on with
- * it; -ECHILD. A teardown that failed for good reports through td_space_wait().
- * Context: blocks for as long as the memory takes; callbacks included.
+ * Returns 0; -EINPROGRESS: the kernel refused for now to unmap a part of the empty range
+ * (its limit on mappings), or a range that was unmapped before is still with the reapers
+ * and cannot be waited for: they go on with it; -ECHILD. A teardown that failed for good
+ * reports through td_space_wait(). Context: blocks for as long as the memory takes;
+ * callbacks included.
  */
 int td_space_put_sync(td_space *space);
 
