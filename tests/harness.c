@@ -332,7 +332,13 @@ void tdt_drain_callbacks(void)
 
 struct tdt_footprint tdt_footprint(void)
 {
-	tdt_drain_callbacks();
+	static bool is_there;
+
+	/* Its thread is to be counted from the beginning on. It is slow: not every time.
+	 */
+	if (!is_there)
+		tdt_drain_callbacks();
+	is_there = true;
 	return (struct tdt_footprint){
 		.rss_kib = rss_kib(),
 		.mappings = count_lines("/proc/self/maps"),
