@@ -5,8 +5,8 @@
  * at all (D7), never waits and never writes.
  *
  * Readers hold the flavor's read lock, for as long as they use what they found. Writers
- * need the caller's lock instead, and a thread that is registered with the flavor: what
- * they take out of the map is given to its call_rcu.
+ * need the caller's lock instead; the nodes that they replace are given to the flavor's
+ * call_rcu.
  */
 #ifndef TDI_MAP_H
 #define TDI_MAP_H

@@ -33,14 +33,12 @@ static int evict(struct td_engine *engine, uintptr_t start, size_t length, unsig
 
 	tdi_extent_init(&extent, &TDI_BACKING_ANON, start, length);
 	err = tdi_evict(&evict);
-	if (err && err != -ENOTRECOVERABLE) {
+	if (!err)
+		atomic_fetch_add_explicit(&engine->munmaps_deferred, 1,
+					  memory_order_relaxed);
+	else if (err != -ENOTRECOVERABLE)
 		err = unmap_here(engine, &evict);
-		return err == -ENOTRECOVERABLE ? -ENOMEM : err;
-	}
-	if (err)
-		return -ENOMEM;
-	atomic_fetch_add_explicit(&engine->munmaps_deferred, 1, memory_order_relaxed);
-	return 0;
+	return err == -ENOTRECOVERABLE ? -ENOMEM : err;
 }
 
 int td_engine_munmap(td_engine *given, void *addr, size_t length, unsigned flags)

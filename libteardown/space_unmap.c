@@ -146,8 +146,7 @@ static void hold_no_more(struct tdi_region *region)
 		tdi_region_retire(region, region->space->engine->flavor);
 }
 
-/* ---- step three ---- */
-
+/* Step three, when that has worked. */
 static void run_has_left(struct td_space *space, const struct run *run)
 {
 	struct tdi_region *region, *next;
@@ -333,6 +332,8 @@ static int take_away(struct td_space *space, struct run *run, uint64_t *reclaime
 	tdi_host_done(&run->extent, err ? -ENOMEM : 0);
 	return err;
 }
+
+/* ---- step three, when it has not ---- */
 
 static void run_stays(struct td_space *space, const struct run *run)
 {
