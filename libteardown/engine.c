@@ -324,10 +324,10 @@ int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout
 	/* The bulk while submitters still find reapers; then, with the gate closed, what
 	 * came in meanwhile: from here on new work runs in its caller. */
 	if (mode != TD_EXIT_ABANDON)
-		err = tdi_engine_drain(engine, deadline_ns);
+		err = tdi_pending_drain(&engine->pending, deadline_ns);
 	tdi_gate_close(&engine->gate);
 	if (mode != TD_EXIT_ABANDON && !err)
-		err = tdi_engine_drain(engine, deadline_ns);
+		err = tdi_pending_drain(&engine->pending, deadline_ns);
 	tdi_reapers_stop(engine);
 	abandon_leftovers(engine);
 	tdi_engine_put(engine);

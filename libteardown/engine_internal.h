@@ -8,6 +8,7 @@
 
 #include "base.h"
 #include "gate.h"
+#include "pending.h"
 #include "queue.h"
 #include "ref.h"
 
@@ -25,17 +26,6 @@ struct tdi_reaper {
 	pthread_t thread;
 };
 
-/*
- * Works pending, counted in two alternating epochs so that a drain need not wait for
- * what is submitted after it began: see td_engine_drain.
- */
-struct tdi_pending {
-	_Atomic(uint32_t) works[2]; /* futexes: 0 when none */
-	_Atomic(uint32_t) epoch;    /* 0 or 1: where new works count */
-	_Atomic(uint32_t) drainers;
-	_Atomic(uint32_t) turn; /* 1 while somebody drains: one at a time */
-};
-
 struct td_engine {
 	struct tdi_queue queue;
 
@@ -43,7 +33,7 @@ struct td_engine {
 	struct tdi_ref refs;
 	/* Passed through while pushing; closed when the reapers are to go. */
 	struct tdi_gate gate;
-	struct tdi_pending pending;
+	struct tdi_pending pending; /* works */
 
 	/* Counters, relaxed: they order nothing. */
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
@@ -118,9 +108,6 @@ void tdi_reaping_leave(struct tdi_reaping *here);
 
 /* Runs slices in the caller. True: finished; false: still pausing after a second. */
 bool tdi_work_run_here(struct td_engine *engine, struct td_work *work);
-
-/* Waits for what was submitted before. 0, -ETIMEDOUT. */
-int tdi_engine_drain(struct td_engine *engine, uint64_t deadline_ns);
 
 /* Runs one slice of whatever is in turn, in the caller. False: nothing is. */
 bool tdi_reaper_help(struct td_engine *engine);

@@ -22,8 +22,7 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 		.reapers_unplaced = atomic_load_explicit(&engine->reapers_unplaced,
 							 memory_order_relaxed),
 		.works_submitted = load(&engine->works_submitted),
-		.works_pending = (uint64_t)engine->pending.works[0] +
-				 (uint64_t)engine->pending.works[1],
+		.works_pending = tdi_pending_count(&engine->pending),
 		.works_done = load(&engine->works_done),
 		.works_in_caller = load(&engine->works_in_caller),
 		.works_failed = load(&engine->works_failed),

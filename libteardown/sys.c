@@ -342,6 +342,27 @@ void tdi_sys_thread_join(pthread_t thread)
 		tdi_die("cannot join a thread: %s", strerror(err));
 }
 
+int tdi_sys_thread_key(pthread_key_t *ret, void (*destructor)(void *value))
+{
+	int err = fault(TDI_SYS_thread_key, NULL, 0, 0);
+
+	return err ? err : -pthread_key_create(ret, destructor);
+}
+
+int tdi_sys_thread_set(pthread_key_t key, void *value)
+{
+	int err = fault(TDI_SYS_thread_set, value, 0, 0);
+
+	return err ? err : -pthread_setspecific(key, value);
+}
+
+int tdi_sys_membarrier(int command)
+{
+	int err = fault(TDI_SYS_membarrier, NULL, 0, command);
+
+	return err ? err : (int)TDI_ERRNO(syscall(SYS_membarrier, command, 0, 0));
+}
+
 TDI_HOT static uint64_t clock_ns(clockid_t clock)
 {
 	struct timespec time;

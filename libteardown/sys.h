@@ -39,7 +39,10 @@
 	X(close)                                                                         \
 	X(thread_create)                                                                 \
 	X(thread_name)                                                                   \
-	X(thread_sched)
+	X(thread_sched)                                                                  \
+	X(thread_key)                                                                    \
+	X(thread_set)                                                                    \
+	X(membarrier)
 
 #define TDI_SYS_ENUM_(name) TDI_SYS_##name,
 enum tdi_sys_call { TDI_SYS_CALLS(TDI_SYS_ENUM_) TDI_SYS_COUNT };
@@ -102,6 +105,11 @@ int tdi_sys_thread_create(pthread_t *ret, void *(*run)(void *), void *arg);
 int tdi_sys_thread_name(const char *name); /* the calling thread */
 int tdi_sys_thread_sched(int policy);	   /* the calling thread, priority 0 */
 void tdi_sys_thread_join(pthread_t thread);
+/* A key of thread-specific data, and the calling thread's value under it, not NULL. */
+int tdi_sys_thread_key(pthread_key_t *ret, void (*destructor)(void *value));
+int tdi_sys_thread_set(pthread_key_t key, void *value);
+
+int tdi_sys_membarrier(int command);
 
 uint64_t tdi_sys_now_ns(void); /* CLOCK_MONOTONIC */
 uint64_t tdi_sys_cpu_ns(void); /* CPU time of the calling thread */

@@ -2,8 +2,6 @@
 #include "engine_internal.h"
 #include "sys.h"
 
-#include <limits.h>
-
 enum { WORK_IDLE, WORK_QUEUED };
 
 /* Pauses of 1, 2, 4 .. 512 ms: a second in all. */
@@ -38,10 +36,7 @@ TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
 	atomic_fetch_add_explicit(&engine->works_submitted, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&engine->bytes_pending, work->cost,
 				  memory_order_relaxed);
-	work->tdi_epoch = (unsigned char)atomic_load_explicit(&engine->pending.epoch,
-							      memory_order_acquire);
-	atomic_fetch_add_explicit(&engine->pending.works[work->tdi_epoch], 1,
-				  memory_order_relaxed);
+	work->tdi_epoch = (unsigned char)tdi_pending_begin(&engine->pending, 1);
 }
 
 /* Takes at most what is left of the work's cost out of the engine's pending bytes. */
@@ -101,12 +96,7 @@ void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 	atomic_fetch_add_explicit(&engine->cpu_ns, tdi_sys_cpu_ns() - cpu,
 				  memory_order_relaxed);
 	atomic_fetch_add_explicit(&engine->works_done, 1, memory_order_relaxed);
-
-	/* seq_cst: pairs with the drainer's count-then-look in td_engine_drain. */
-	if (atomic_fetch_sub_explicit(&engine->pending.works[epoch], 1,
-				      memory_order_seq_cst) == 1 &&
-	    atomic_load_explicit(&engine->pending.drainers, memory_order_seq_cst) > 0)
-		tdi_sys_futex_wake(&engine->pending.works[epoch], INT_MAX);
+	tdi_pending_end(&engine->pending, epoch, 1);
 }
 
 static bool run_here(struct td_engine *engine, struct td_work *work)
