@@ -3,6 +3,13 @@
 #include "engine_internal.h"
 #include "sys.h"
 
+int tdi_engine_drain(struct td_engine *engine, uint64_t deadline_ns)
+{
+	int err = tdi_grace_drain(engine, deadline_ns);
+
+	return err ? err : tdi_pending_drain(&engine->pending, deadline_ns);
+}
+
 /* What both calls open with. 1: go on. */
 static int enter(struct td_engine *engine)
 {
@@ -21,9 +28,7 @@ int td_engine_drain(td_engine *given, int64_t timeout_ns)
 	struct td_engine *engine = tdi_engine_made(given);
 	int err = enter(engine);
 
-	return err == 1
-		       ? tdi_pending_drain(&engine->pending, tdi_sys_deadline(timeout_ns))
-		       : err;
+	return err == 1 ? tdi_engine_drain(engine, tdi_sys_deadline(timeout_ns)) : err;
 }
 
 /* How often to look whether there is something to lend a hand with, while others work. */

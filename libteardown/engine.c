@@ -2,8 +2,10 @@
 #include "cells.h"
 #include "detach.h"
 #include "engine_internal.h"
+#include "group.h"
 #include "nodes.h"
 #include "ranges.h"
+#include "retire.h"
 #include "sys.h"
 
 #include <stdlib.h>
@@ -27,26 +29,32 @@ static pthread_mutex_t default_lock = PTHREAD_MUTEX_INITIALIZER;
 /* The locks that a child may want for things of its own are not held across a fork. */
 static void before_fork(void)
 {
-	/* First, since it may have to wait, for a detach that is under way. */
+	/* First, since they may have to wait, for a detach or a grace period. */
 	tdi_detach_before_fork();
+	tdi_grace_before_fork();
 	pthread_mutex_lock(&default_lock);
 	tdi_ranges_before_fork();
 	tdi_cells_before_fork();
+	tdi_groups_before_fork();
 }
 
 static void after_fork_in_parent(void)
 {
+	tdi_groups_after_fork(false);
 	tdi_cells_after_fork();
 	tdi_ranges_after_fork(false);
 	pthread_mutex_unlock(&default_lock);
+	tdi_grace_after_fork(false);
 	tdi_detach_after_fork(false);
 }
 
 static void after_fork_in_child(void)
 {
+	tdi_groups_after_fork(true);
 	tdi_cells_after_fork();
 	tdi_ranges_after_fork(true);
 	pthread_mutex_unlock(&default_lock);
+	tdi_grace_after_fork(true);
 	tdi_detach_after_fork(true);
 	fork_generation++;
 }
@@ -66,6 +74,9 @@ TDI_HOT int tdi_engine_check(const struct td_engine *engine)
 
 static void engine_free(struct td_engine *engine)
 {
+	tdi_retire_destroy(engine);
+	tdi_grace_destroy(&engine->grace);
+	pthread_mutex_destroy(&engine->shrinkers.lock);
 	tdi_queue_destroy(&engine->queue);
 	free(engine);
 }
@@ -79,28 +90,6 @@ void tdi_engine_put(struct td_engine *engine)
 {
 	if (tdi_ref_put(&engine->refs, "engine", engine->name, "references"))
 		engine_free(engine);
-}
-
-static void free_head(struct rcu_head *head)
-{
-	tdi_tsan_acquire(head);
-	free(head);
-}
-
-/*
- * liburcu starts the thread that frees what look-ups may still be reading with the first
- * such thing, and ends the process when it cannot. So that is done here, and not when
- * somebody unmaps because memory, mappings or threads are short.
- */
-static int start_callbacks(const struct td_engine *engine)
-{
-	struct rcu_head *head = malloc(sizeof(*head));
-
-	if (!head)
-		return -ENOMEM;
-	tdi_tsan_release(head);
-	engine->flavor->update_call_rcu(head, free_head);
-	return 0;
 }
 
 static int options_check(const struct td_engine_opts *opts)
@@ -138,9 +127,14 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 						       : TDI_MUNMAP_THRESHOLD);
 	engine->generation = fork_generation;
 
-	err = tdi_reapers_start(engine, reapers);
+	tdi_grace_init(&engine->grace);
+	pthread_mutex_init(&engine->shrinkers.lock, NULL);
+
+	err = tdi_retire_init(engine);
+	if (!err)
+		err = tdi_reapers_start(engine, reapers);
 	if (!err && reapers > 0)
-		err = start_callbacks(engine);
+		err = tdi_grace_start(engine);
 	if (err) {
 		tdi_reapers_stop(engine);
 		engine_free(engine);
@@ -324,10 +318,11 @@ int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout
 	/* The bulk while submitters still find reapers; then, with the gate closed, what
 	 * came in meanwhile: from here on new work runs in its caller. */
 	if (mode != TD_EXIT_ABANDON)
-		err = tdi_pending_drain(&engine->pending, deadline_ns);
+		err = tdi_engine_drain(engine, deadline_ns);
 	tdi_gate_close(&engine->gate);
 	if (mode != TD_EXIT_ABANDON && !err)
-		err = tdi_pending_drain(&engine->pending, deadline_ns);
+		err = tdi_engine_drain(engine, deadline_ns);
+	tdi_grace_stop(engine, mode == TD_EXIT_ABANDON ? 0 : deadline_ns);
 	tdi_reapers_stop(engine);
 	abandon_leftovers(engine);
 	tdi_engine_put(engine);

@@ -8,6 +8,7 @@
 
 #include "base.h"
 #include "gate.h"
+#include "grace.h"
 #include "pending.h"
 #include "queue.h"
 #include "ref.h"
@@ -26,6 +27,12 @@ struct tdi_reaper {
 	pthread_t thread;
 };
 
+struct tdi_shrinkers {
+	pthread_mutex_t lock;	  /* held while they run */
+	_Atomic(uint64_t) holder; /* of the lock: a thread's token */
+	struct td_shrinker *first;
+};
+
 struct td_engine {
 	struct tdi_queue queue;
 
@@ -34,6 +41,9 @@ struct td_engine {
 	/* Passed through while pushing; closed when the reapers are to go. */
 	struct tdi_gate gate;
 	struct tdi_pending pending; /* works */
+	struct tdi_grace grace;
+	struct td_batch *retired; /* the library's own objects: see retire.h */
+	struct tdi_shrinkers shrinkers;
 
 	/* Counters, relaxed: they order nothing. */
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
@@ -108,6 +118,9 @@ void tdi_reaping_leave(struct tdi_reaping *here);
 
 /* Runs slices in the caller. True: finished; false: still pausing after a second. */
 bool tdi_work_run_here(struct td_engine *engine, struct td_work *work);
+
+/* Waits for what was submitted or added to a batch before. 0, -ETIMEDOUT. */
+int tdi_engine_drain(struct td_engine *engine, uint64_t deadline_ns);
 
 /* Runs one slice of whatever is in turn, in the caller. False: nothing is. */
 bool tdi_reaper_help(struct td_engine *engine);

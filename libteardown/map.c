@@ -3,10 +3,10 @@
 
 #include <stdlib.h>
 
-void tdi_map_init(struct tdi_map *map, const struct rcu_flavor_struct *flavor)
+void tdi_map_init(struct tdi_map *map, struct td_engine *engine)
 {
 	atomic_init(&map->root, NULL);
-	map->flavor = flavor;
+	map->engine = engine;
 	map->items = map->nodes = 0;
 	map->depth = 0;
 }
@@ -23,11 +23,11 @@ static void free_chain(struct tdi_map_node *chain)
 	}
 }
 
-static void free_retired(struct rcu_head *head)
+static void free_retired(struct tdi_retired *retired)
 {
-	struct tdi_map_node *chain = tdi_container_of(head, struct tdi_map_node, rcu);
+	struct tdi_map_node *chain =
+		tdi_container_of(retired, struct tdi_map_node, retired);
 
-	tdi_tsan_acquire(head);
 	tdi_tsan_acquire(tdi_map_readers(chain->map));
 	free_chain(chain);
 }
@@ -39,12 +39,10 @@ void tdi_map_retire(struct tdi_map *map, struct tdi_map_node *chain)
 	for (const struct tdi_map_node *node = chain; node; node = node->next)
 		map->nodes--;
 	chain->map = map;
-	if (map->flavor) {
-		tdi_tsan_release(&chain->rcu);
-		map->flavor->update_call_rcu(&chain->rcu, free_retired);
-	} else {
+	if (map->engine)
+		tdi_retire(map->engine, &chain->retired, free_retired);
+	else
 		free_chain(chain);
-	}
 }
 
 /* Breadth first: the chain is the list of what is yet to be visited as well. */
@@ -72,7 +70,7 @@ void tdi_map_destroy(struct tdi_map *map)
 {
 	tdi_tsan_acquire(tdi_map_readers(map));
 	free_chain(tdi_map_chain_all(tdi_map_load(&map->root)));
-	tdi_map_init(map, map->flavor);
+	tdi_map_init(map, map->engine);
 }
 
 /* ---- looking up ---- */

@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Floor 2: an ordered map of address ranges that do not overlap. RCU readers look
+ * Floor 4: an ordered map of address ranges that do not overlap. RCU readers look
  * addresses up while one writer at a time changes it: a reader sees a range whole or not
  * at all (D7), never waits and never writes.
  *
  * Readers hold the flavor's read lock, for as long as they use what they found. Writers
- * need the caller's lock instead; the nodes that they replace are given to the flavor's
- * call_rcu.
+ * need the caller's lock instead; the nodes that they replace are retired to the engine.
  */
 #ifndef TDI_MAP_H
 #define TDI_MAP_H
 
 #include "base.h"
 
-struct rcu_flavor_struct;
+struct td_engine;
 
 /*
  * One range, embedded in its owner's object, which outlives its time in the map by a
@@ -27,7 +26,7 @@ struct tdi_map_item {
 /* Writers' only, but for the root. */
 struct tdi_map {
 	_Atomic(void *) root;
-	const struct rcu_flavor_struct *flavor;
+	struct td_engine *engine;
 	size_t items, nodes;
 	unsigned depth; /* of no leaf is it more */
 };
@@ -39,11 +38,11 @@ struct tdi_map {
  */
 static inline void *tdi_map_readers(const struct tdi_map *map)
 {
-	return (void *)(uintptr_t)&map->flavor;
+	return (void *)(uintptr_t)&map->engine;
 }
 
-/* flavor NULL: no readers beside the writer, and nodes are freed at once. */
-void tdi_map_init(struct tdi_map *map, const struct rcu_flavor_struct *flavor);
+/* engine NULL: no readers beside the writer, and nodes are freed at once. */
+void tdi_map_init(struct tdi_map *map, struct td_engine *engine);
 
 /* Items may be in it; there are no readers any more. Waits for no grace period (B4). */
 void tdi_map_destroy(struct tdi_map *map);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Floor 2: the nodes of a map, for its own files and its tests.
+ * Floor 4: the nodes of a map, for its own files and its tests.
  *
  * A tree of nodes of 32 slots. Slot i holds what lies in [key i, key i+1): an item in a
  * leaf, a node elsewhere, or NULL for nothing. What these rules say holds at any moment,
@@ -26,8 +26,7 @@
 #define TDI_MAP_INTERNAL_H
 
 #include "map.h"
-
-#include <urcu/urcu-memb.h>
+#include "retire.h"
 
 enum {
 	TDI_MAP_SLOTS = 32,
@@ -51,7 +50,7 @@ struct tdi_map_node {
 	/* of nodes that are out of the map, or about to be */
 	struct tdi_map_node *next;
 	const struct tdi_map *map; /* only its address */
-	struct rcu_head rcu;
+	struct tdi_retired retired;
 };
 
 static inline _Atomic(void *) *tdi_map_slot(const struct tdi_map_node *node,

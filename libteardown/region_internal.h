@@ -7,8 +7,7 @@
 #include "doomed.h"
 #include "map.h"
 #include "ranges.h"
-
-#include <urcu/call-rcu.h>
+#include "retire.h"
 
 /* Descriptors that a region holds, shared by the parts it is cut into. */
 struct tdi_region_files {
@@ -45,7 +44,7 @@ struct tdi_region {
 	 * it. */
 	struct tdi_doomed_owner owner;
 	_Atomic(uint32_t) holders;
-	struct rcu_head rcu;
+	struct tdi_retired retired;
 };
 
 /* Is [addr, addr + length) a range of whole pages? */
@@ -83,7 +82,7 @@ void tdi_region_unclaim(struct tdi_region *region);
 void tdi_region_free(struct tdi_region *region);
 
 /* The same, a grace period later, when look-ups may still be at it. */
-void tdi_region_retire(struct tdi_region *region, const struct rcu_flavor_struct *flavor);
+void tdi_region_retire(struct tdi_region *region, struct td_engine *engine);
 
 /* Fills in what look-ups tell. */
 void tdi_region_describe(const struct tdi_region_tag *tag, struct td_region_info *ret);

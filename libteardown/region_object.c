@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <urcu/flavor.h>
 
 /* ---- descriptors ---- */
 
@@ -251,21 +250,19 @@ void tdi_region_free(struct tdi_region *region)
 	region_dealloc(region);
 }
 
-static void free_retired(struct rcu_head *head)
+static void free_retired(struct tdi_retired *retired)
 {
-	struct tdi_region *region = tdi_container_of(head, struct tdi_region, rcu);
+	struct tdi_region *region = tdi_container_of(retired, struct tdi_region, retired);
 
-	tdi_tsan_acquire(head); /* of whoever retired it, then of look-ups */
 	tdi_tsan_acquire(tdi_map_readers(region->map));
 	region_dealloc(region);
 }
 
-void tdi_region_retire(struct tdi_region *region, const struct rcu_flavor_struct *flavor)
+void tdi_region_retire(struct tdi_region *region, struct td_engine *engine)
 {
 	tdi_region_unclaim(region);
 	files_put(region->files);
-	tdi_tsan_release(&region->rcu);
-	flavor->update_call_rcu(&region->rcu, free_retired);
+	tdi_retire(engine, &region->retired, free_retired);
 }
 
 void tdi_region_describe(const struct tdi_region_tag *tag, struct td_region_info *ret)

@@ -208,7 +208,7 @@ int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
 	space->flags = opts.flags;
 	space->evicted = (struct tdi_doomed_owner){evicted_released, evicted_done};
 	atomic_init(&space->parts, 1); /* the work */
-	tdi_map_init(&space->map, engine->flavor);
+	tdi_map_init(&space->map, engine);
 	pthread_mutex_init(&space->map_lock, NULL);
 	pthread_cond_init(&space->settled, NULL);
 	tdi_engine_get(engine);

@@ -87,7 +87,7 @@ static int cut_at(struct td_space *space, uintptr_t at)
 	tdi_doom_add(&space->doom, &left->extent);
 	tdi_doom_add(&space->doom, &right->extent);
 	atomic_fetch_add_explicit(&space->regions, 1, memory_order_relaxed);
-	tdi_region_retire(region, space->engine->flavor);
+	tdi_region_retire(region, space->engine);
 	return 0;
 }
 
@@ -143,7 +143,7 @@ static void hold_no_more(struct tdi_region *region)
 {
 	/* acq_rel: what the other holder did with it comes before it is freed. */
 	if (atomic_fetch_sub_explicit(&region->holders, 1, memory_order_acq_rel) == 1)
-		tdi_region_retire(region, region->space->engine->flavor);
+		tdi_region_retire(region, region->space->engine);
 }
 
 /* Step three, when that has worked. */
@@ -165,7 +165,7 @@ static void run_has_left(struct td_space *space, const struct run *run)
 		if (run->alone)
 			hold_no_more(region);
 		else
-			tdi_region_retire(region, space->engine->flavor);
+			tdi_region_retire(region, space->engine);
 	}
 }
 
@@ -395,6 +395,7 @@ int td_region_unmap(td_space *space, void *addr, size_t length)
 		atomic_fetch_add_explicit(&space->bytes_reclaimed, reclaimed,
 					  memory_order_relaxed);
 	}
+	tdi_retire_settle(space->engine);
 	return err ? err : first_error;
 }
 

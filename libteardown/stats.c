@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "batch_internal.h"
 #include "space_internal.h"
 
 #include <stdio.h>
@@ -34,6 +35,7 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 		.slices = load(&engine->slices),
 		.pauses = load(&engine->pauses),
 		.cpu_ns = load(&engine->cpu_ns),
+		.grace_periods = load(&engine->grace.periods),
 	};
 	return 0;
 }
@@ -64,6 +66,45 @@ int td_space_stats(td_space *space, struct td_space_stats *ret)
 		.cpu_ns = load(&space->work.tdi_cpu_ns),
 		.put_to_reclaimed_ns =
 			reclaimed ? space->reclaimed_ns - space->put_ns : 0,
+	};
+	return 0;
+}
+
+/* What groups hold and have not reported: a hint beside threads that add. */
+static int64_t unreported(struct td_batch *batch)
+{
+	int64_t bytes = 0;
+
+	tdi_groups_for_each(&batch->groups, block, group)
+	{
+		void **next = atomic_load_explicit(&group->next, memory_order_acquire);
+
+		if (next)
+			bytes += (int64_t)(load(&tdi_page_before(next)->bytes) -
+					   load(&group->reported));
+	}
+	return bytes;
+}
+
+int td_batch_stats(td_batch *batch, struct td_batch_stats *ret)
+{
+	int err = batch ? tdi_engine_check(batch->engine) : -EINVAL;
+	int64_t bytes;
+
+	if (err)
+		return err;
+	bytes = atomic_load_explicit(&batch->bytes, memory_order_relaxed) +
+		unreported(batch);
+	*ret = (struct td_batch_stats){
+		.objects_closed = load(&batch->objects_closed),
+		.objects_freed = load(&batch->objects_freed),
+		.objects_helped = load(&batch->objects_helped),
+		.bytes_pending = bytes > 0 ? (uint64_t)bytes : 0,
+		.bytes_room = (uint64_t)batch->pages.nr_pages * TDI_PAGE_SIZE +
+			      tdi_groups_bytes(&batch->groups),
+		.waits = load(&batch->waits),
+		.passed_bound = load(&batch->passed_bound),
+		.refused = load(&batch->refused),
 	};
 	return 0;
 }
@@ -127,6 +168,21 @@ int td_space_stats_json(td_space *space, char *buf, size_t size, size_t *ret)
 		return err;
 #define FIELD(name, description) field(&text, #name, stats.name);
 	TD_SPACE_STATS(FIELD)
+#undef FIELD
+	return finish(&text, buf, size, ret);
+}
+
+int td_batch_stats_json(td_batch *batch, char *buf, size_t size, size_t *ret)
+{
+	char scratch[TDI_JSON_SIZE];
+	struct text text = {scratch, sizeof(scratch) - 1, 0};
+	struct td_batch_stats stats;
+	int err = td_batch_stats(batch, &stats);
+
+	if (err)
+		return err;
+#define FIELD(name, description) field(&text, #name, stats.name);
+	TD_BATCH_STATS(FIELD)
 #undef FIELD
 	return finish(&text, buf, size, ret);
 }

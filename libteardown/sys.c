@@ -356,6 +356,14 @@ int tdi_sys_thread_set(pthread_key_t key, void *value)
 	return err ? err : -pthread_setspecific(key, value);
 }
 
+int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns)
+{
+	struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
+				 .tv_nsec = (long)(deadline_ns % 1000000000u)};
+
+	return -pthread_rwlock_clockwrlock(lock, CLOCK_MONOTONIC, &until);
+}
+
 int tdi_sys_membarrier(int command)
 {
 	int err = fault(TDI_SYS_membarrier, NULL, 0, command);

@@ -14,10 +14,10 @@ void td_work_init(struct td_work *work, const struct td_work_ops *ops, uint64_t 
 
 TDI_HOT bool tdi_work_claim(struct td_work *work)
 {
-	/* Acquire: pairs with the release in tdi_work_finish for a work that is used
-	 * again. */
+	/* seq_cst: pairs with tdi_work_finish for a work that is used again, and is one
+	 * side of "is there more?", see batch_free.c. */
 	return atomic_exchange_explicit(&work->tdi_state, WORK_QUEUED,
-					memory_order_acq_rel) == WORK_IDLE;
+					memory_order_seq_cst) == WORK_IDLE;
 }
 
 TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
@@ -89,8 +89,8 @@ void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 	settle(engine, work, UINT64_MAX);
 	if (status < 0)
 		atomic_fetch_add_explicit(&engine->works_failed, 1, memory_order_relaxed);
-	/* Release: pairs with tdi_work_claim. */
-	atomic_store_explicit(&work->tdi_state, WORK_IDLE, memory_order_release);
+	/* seq_cst: pairs with tdi_work_claim. */
+	atomic_store_explicit(&work->tdi_state, WORK_IDLE, memory_order_seq_cst);
 	if (work->ops->done)
 		work->ops->done(work, status);
 	atomic_fetch_add_explicit(&engine->cpu_ns, tdi_sys_cpu_ns() - cpu,

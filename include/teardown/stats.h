@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Counters of an engine and of a space. Each list below is the one place where a
- * counter is named: the struct, its reader and its JSON are made from it.
+ * Counters of an engine, of a space and of a batch. Each list below is the one place
+ * where a counter is named: the struct, its reader and its JSON are made from it.
  *
  * Counters are read one by one while others count on: each is right, their sum may be
  * a moment apart.
@@ -9,6 +9,7 @@
 #ifndef TEARDOWN_STATS_H
 #define TEARDOWN_STATS_H
 
+#include <teardown/batch.h>
 #include <teardown/space.h>
 
 #ifdef __cplusplus
@@ -31,7 +32,8 @@ extern "C" {
 	X(bytes_quarantined, "bytes out of sight and not yet released")                  \
 	X(slices, "slices run")                                                          \
 	X(pauses, "slices that could not go on and were put off")                        \
-	X(cpu_ns, "CPU time of all slices and callbacks, ns")
+	X(cpu_ns, "CPU time of all slices and callbacks, ns")                            \
+	X(grace_periods, "grace periods waited for, by all batches together")
 
 #define TD_SPACE_STATS(X)                                                                \
 	X(users, "users now")                                                            \
@@ -45,6 +47,16 @@ extern "C" {
 	X(cpu_ns, "CPU time of all slices, callbacks for gone included, ns")             \
 	X(put_to_reclaimed_ns, "time from the last put to reclaimed, ns; 0 before")
 
+#define TD_BATCH_STATS(X)                                                                \
+	X(objects_closed, "objects that a grace period was asked for")                   \
+	X(objects_freed, "objects handed to the callback")                               \
+	X(objects_helped, "of these, in threads that added")                             \
+	X(bytes_pending, "bytes added and not yet freed")                                \
+	X(bytes_room, "bytes taken for pointers and groups")                             \
+	X(waits, "times that an adder gave up the CPU, for the bound or for room")       \
+	X(passed_bound, "adds, about, that found the bound passed")                      \
+	X(refused, "plain pointers that there was no room for")
+
 #define TD_STATS_FIELD_(name, text) uint64_t name;
 struct td_engine_stats {
 	TD_ENGINE_STATS(TD_STATS_FIELD_)
@@ -52,15 +64,20 @@ struct td_engine_stats {
 struct td_space_stats {
 	TD_SPACE_STATS(TD_STATS_FIELD_)
 };
+struct td_batch_stats {
+	TD_BATCH_STATS(TD_STATS_FIELD_)
+};
 #undef TD_STATS_FIELD_
 
 /*
  * Read the counters. engine NULL = the default engine.
- * Return 0; -EINVAL: no space; -ECHILD; the engine's also -ENOMEM (default engine).
- * Context: do not block; the caller holds a user or a count of the space. (row A8)
+ * Return 0; -EINVAL: no space, no batch; -ECHILD; the engine's also -ENOMEM (default
+ * engine). Context: do not block; the caller holds a user or a count of the space. (row
+ * A8)
  */
 int td_engine_stats(td_engine *engine, struct td_engine_stats *ret);
 int td_space_stats(td_space *space, struct td_space_stats *ret);
+int td_batch_stats(td_batch *batch, struct td_batch_stats *ret);
 
 /*
  * The same as one JSON object, {"reapers":2,...}, on one line without a newline.
@@ -73,6 +90,7 @@ int td_space_stats(td_space *space, struct td_space_stats *ret);
  */
 int td_engine_stats_json(td_engine *engine, char *buf, size_t size, size_t *ret);
 int td_space_stats_json(td_space *space, char *buf, size_t size, size_t *ret);
+int td_batch_stats_json(td_batch *batch, char *buf, size_t size, size_t *ret);
 
 #ifdef __cplusplus
 }

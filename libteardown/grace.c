@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: MIT */
+#include "grace.h"
+#include "batch_internal.h"
+#include "membarrier.h"
+#include "sys.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <urcu/urcu-memb.h>
+
+enum { PASS = 1, WAKE = 2, TRIM = 4, STOP = 8 };
+
+/* ---- fork ---- */
+
+#define FORK_WAIT_NS 1000000000
+#define FORK_LOCK_INITIALIZER PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP
+
+/* Held for reading in a grace period, for writing by a fork. */
+static pthread_rwlock_t fork_lock = FORK_LOCK_INITIALIZER;
+static __thread bool fork_locked;
+
+void tdi_grace_before_fork(void)
+{
+	fork_locked =
+		tdi_sys_wrlock_until(&fork_lock, tdi_sys_deadline(FORK_WAIT_NS)) == 0;
+}
+
+void tdi_grace_after_fork(bool in_child)
+{
+	if (in_child)
+		fork_lock = (pthread_rwlock_t)FORK_LOCK_INITIALIZER;
+	else if (fork_locked)
+		pthread_rwlock_unlock(&fork_lock);
+}
+
+static void synchronize(struct td_engine *engine)
+{
+	pthread_rwlock_rdlock(&fork_lock);
+	engine->flavor->update_synchronize_rcu();
+	pthread_rwlock_unlock(&fork_lock);
+	/* Of what readers released under the flavor's own address. */
+	tdi_tsan_acquire((void *)(uintptr_t)engine->flavor);
+	atomic_fetch_add_explicit(&engine->grace.periods, 1, memory_order_relaxed);
+}
+
+/* ---- the list of batches ---- */
+
+void tdi_grace_init(struct tdi_grace *grace)
+{
+	*grace = (struct tdi_grace){0};
+	pthread_mutex_init(&grace->pass_lock, NULL);
+	pthread_mutex_init(&grace->list_lock, NULL);
+}
+
+void tdi_grace_destroy(struct tdi_grace *grace)
+{
+	pthread_mutex_destroy(&grace->pass_lock);
+	pthread_mutex_destroy(&grace->list_lock);
+}
+
+void tdi_grace_add(struct td_engine *engine, struct td_batch *batch)
+{
+	struct tdi_grace *grace = &engine->grace;
+
+	pthread_mutex_lock(&grace->list_lock);
+	batch->serial = ++grace->last_serial;
+	if (grace->last)
+		grace->last->next = batch;
+	else
+		grace->first = batch;
+	grace->last = batch;
+	pthread_mutex_unlock(&grace->list_lock);
+}
+
+void tdi_grace_remove(struct td_engine *engine, struct td_batch *batch)
+{
+	struct tdi_grace *grace = &engine->grace;
+	struct td_batch **link = &grace->first, *before = NULL;
+
+	pthread_mutex_lock(&grace->list_lock);
+	for (; *link != batch; link = &before->next)
+		before = *link;
+	*link = batch->next;
+	if (grace->last == batch)
+		grace->last = before;
+	pthread_mutex_unlock(&grace->list_lock);
+}
+
+/* The one after that, with a reference; NULL: no more. */
+static struct td_batch *batch_after(struct tdi_grace *grace, uint64_t serial)
+{
+	struct td_batch *batch;
+
+	pthread_mutex_lock(&grace->list_lock);
+	for (batch = grace->first; batch && batch->serial <= serial; batch = batch->next)
+		;
+	if (batch)
+		tdi_batch_get(batch);
+	pthread_mutex_unlock(&grace->list_lock);
+	return batch;
+}
+
+/* With no lock held inside the loop; `continue` is fine, `break` is not. */
+#define for_each_batch(grace, batch)                                                     \
+	for (struct td_batch *batch = batch_after(grace, 0), *next_; batch;              \
+	     next_ = batch_after(grace, batch->serial), tdi_batch_put(batch),            \
+			     batch = next_)
+
+/* ---- a pass ---- */
+
+static struct td_batch *take(struct tdi_grace *grace, struct td_batch *only)
+{
+	struct td_batch *taken = NULL;
+
+	pthread_mutex_lock(&grace->list_lock);
+	for (struct td_batch *batch = grace->first; batch; batch = batch->next) {
+		if ((only && batch != only) || !tdi_batch_take(batch))
+			continue;
+		tdi_batch_get(batch);
+		batch->next_taken = taken;
+		taken = batch;
+	}
+	pthread_mutex_unlock(&grace->list_lock);
+	return taken;
+}
+
+static void tell_changes(struct tdi_grace *grace)
+{
+	atomic_fetch_add_explicit(&grace->changes, 1, memory_order_release);
+	tdi_sys_futex_wake(&grace->changes, INT_MAX);
+}
+
+/* For all batches, with a grace period; or for one without. */
+static void pass(struct td_engine *engine, struct td_batch *only)
+{
+	struct tdi_grace *grace = &engine->grace;
+	struct td_batch *taken, *next;
+	uint32_t wanted;
+
+	pthread_mutex_lock(&grace->pass_lock);
+	/* Acquire: what was added before it was wanted is taken (P1). */
+	wanted = atomic_load_explicit(&grace->wanted, memory_order_acquire);
+	taken = take(grace, only);
+	if (taken && !only)
+		synchronize(engine);
+	for (; taken; taken = next) {
+		next = taken->next_taken;
+		tdi_batch_make_ready(taken);
+		tdi_batch_put(taken);
+	}
+	if (!only) /* release: pairs with await_pass */
+		atomic_store_explicit(&grace->done, wanted, memory_order_release);
+	pthread_mutex_unlock(&grace->pass_lock);
+	if (!only)
+		tell_changes(grace);
+	/* Where there are no reapers, callbacks are made here: with no lock held. */
+	for_each_batch(grace, batch)
+	{
+		if (tdi_batch_has_ready(batch))
+			tdi_batch_submit(batch);
+	}
+}
+
+/* ---- the thread ---- */
+
+static void raise_signal(struct tdi_grace *grace, uint32_t bit)
+{
+	/* seq_cst: after whatever the thread is to see. */
+	if (atomic_fetch_or_explicit(&grace->signal, bit, memory_order_seq_cst) == 0)
+		tdi_sys_futex_wake(&grace->signal, 1);
+}
+
+void tdi_grace_request(struct tdi_grace *grace)
+{
+	raise_signal(grace, PASS);
+}
+
+void tdi_grace_hint(struct tdi_grace *grace)
+{
+	if (!(atomic_load_explicit(&grace->signal, memory_order_relaxed) & PASS))
+		raise_signal(grace, PASS);
+}
+
+void tdi_grace_wake(struct tdi_grace *grace)
+{
+	raise_signal(grace, WAKE);
+}
+
+void tdi_grace_trim(struct tdi_grace *grace)
+{
+	raise_signal(grace, PASS | TRIM);
+}
+
+static void drowse(struct tdi_grace *grace)
+{
+	bool any = false;
+
+	if (grace->sleepless)
+		return;
+	pthread_mutex_lock(&grace->list_lock);
+	for (struct td_batch *batch = grace->first; batch; batch = batch->next)
+		any |= tdi_batch_drowse(batch);
+	/* Without membarrier those who add fence, and this is a fence for us. */
+	if (any && tdi_membarrier_works() && tdi_membarrier() != 0)
+		grace->sleepless = true;
+	for (struct td_batch *batch = grace->first; batch; batch = batch->next)
+		tdi_batch_look_again(batch, !grace->sleepless);
+	pthread_mutex_unlock(&grace->list_lock);
+}
+
+/* When the next pass is due for what is open (P3). */
+static uint64_t next_due(struct tdi_grace *grace)
+{
+	uint64_t age = UINT64_MAX;
+
+	pthread_mutex_lock(&grace->list_lock);
+	for (struct td_batch *batch = grace->first; batch; batch = batch->next) {
+		if (batch->close_age_ns < age && tdi_batch_awake(batch))
+			age = batch->close_age_ns;
+	}
+	pthread_mutex_unlock(&grace->list_lock);
+	return tdi_sys_deadline(age > INT64_MAX ? -1 : (int64_t)age);
+}
+
+static void trim(struct tdi_grace *grace)
+{
+	for_each_batch(grace, batch)
+	{
+		if (!batch->private)
+			tdi_pages_trim(&batch->pages);
+	}
+}
+
+static uint32_t await_signal(struct tdi_grace *grace, uint64_t due_ns)
+{
+	int err = 0;
+
+	while (err != -ETIMEDOUT &&
+	       atomic_load_explicit(&grace->signal, memory_order_relaxed) == 0)
+		err = tdi_sys_futex_wait(&grace->signal, 0, due_ns);
+	/* seq_cst: before the look at what was added. */
+	return atomic_fetch_and_explicit(&grace->signal, STOP, memory_order_seq_cst);
+}
+
+static void run_passes(struct td_engine *engine)
+{
+	struct tdi_grace *grace = &engine->grace;
+	uint64_t due_ns = UINT64_MAX, woken_due_ns;
+	uint32_t signal;
+
+	for (;;) {
+		signal = await_signal(grace, due_ns);
+		if (signal & STOP)
+			return;
+		if (signal == WAKE && tdi_sys_now_ns() < due_ns) {
+			woken_due_ns = next_due(grace);
+			if (woken_due_ns < due_ns)
+				due_ns = woken_due_ns;
+			continue;
+		}
+		pass(engine, NULL);
+		if (tdi_sys_now_ns() >= grace->drowse_ns) {
+			drowse(grace);
+			grace->drowse_ns = next_due(grace);
+		}
+		if (signal & TRIM)
+			trim(grace);
+		due_ns = next_due(grace);
+	}
+}
+
+static void *grace_thread(void *arg)
+{
+	struct td_engine *engine = arg;
+	struct tdi_grace *grace = &engine->grace;
+	char name[16];
+
+	snprintf(name, sizeof(name), "%s/gp", engine->name);
+	if (tdi_sys_thread_name(name) < 0)
+		atomic_fetch_add_explicit(&engine->reapers_unplaced, 1,
+					  memory_order_relaxed);
+	run_passes(engine);
+	/* Release: pairs with await_pass and tdi_grace_stop. */
+	atomic_store_explicit(&grace->running, false, memory_order_release);
+	tell_changes(grace);
+	tdi_engine_put(engine);
+	return NULL;
+}
+
+int tdi_grace_start(struct td_engine *engine)
+{
+	struct tdi_grace *grace = &engine->grace;
+	int err = 0;
+
+	pthread_mutex_lock(&grace->list_lock);
+	if (!tdi_grace_runs(grace)) {
+		tdi_engine_get(engine);
+		atomic_store_explicit(&grace->running, true, memory_order_relaxed);
+		err = tdi_sys_thread_create(&grace->thread, grace_thread, engine);
+		if (err) {
+			atomic_store_explicit(&grace->running, false,
+					      memory_order_relaxed);
+			tdi_engine_put(engine);
+		}
+	}
+	pthread_mutex_unlock(&grace->list_lock);
+	return err;
+}
+
+void tdi_grace_stop(struct td_engine *engine, uint64_t deadline_ns)
+{
+	struct tdi_grace *grace = &engine->grace;
+	uint32_t changes;
+	int err = 0;
+
+	if (!tdi_grace_runs(grace))
+		return;
+	raise_signal(grace, STOP);
+	for (;;) {
+		changes = atomic_load_explicit(&grace->changes, memory_order_acquire);
+		if (!tdi_grace_runs(grace)) {
+			tdi_sys_thread_join(grace->thread);
+			return;
+		}
+		if (err == -ETIMEDOUT) {
+			/* It has a reference to the engine. */
+			pthread_detach(grace->thread);
+			return;
+		}
+		err = tdi_sys_futex_wait(&grace->changes, changes, deadline_ns);
+	}
+}
+
+/* ---- waiting ---- */
+
+static int await_pass(struct td_engine *engine, uint64_t deadline_ns)
+{
+	struct tdi_grace *grace = &engine->grace;
+	uint32_t ticket =
+		atomic_fetch_add_explicit(&grace->wanted, 1, memory_order_seq_cst) + 1;
+	int err = 0;
+
+	for (;;) {
+		uint32_t changes =
+			atomic_load_explicit(&grace->changes, memory_order_acquire);
+		uint32_t done = atomic_load_explicit(&grace->done, memory_order_acquire);
+
+		if ((int32_t)(done - ticket) >= 0)
+			return 0;
+		if (err == -ETIMEDOUT)
+			return err;
+		if (!tdi_grace_runs(grace)) {
+			pass(engine, NULL);
+			continue;
+		}
+		tdi_grace_request(grace);
+		err = tdi_sys_futex_wait(&grace->changes, changes, deadline_ns);
+	}
+}
+
+/* Past its grace period: until it is freed. */
+static int await_freed(struct td_batch *batch, uint64_t deadline_ns)
+{
+	tdi_batch_take_direct(batch);
+	/* Left over where an engine abandoned its works. */
+	if (tdi_batch_has_ready(batch))
+		tdi_batch_submit(batch);
+	return tdi_pending_drain(&batch->pending, deadline_ns);
+}
+
+int tdi_grace_barrier(struct td_engine *engine, struct td_batch *batch,
+		      uint64_t deadline_ns)
+{
+	int err = await_pass(engine, deadline_ns);
+
+	return err ? err : await_freed(batch, deadline_ns);
+}
+
+int tdi_grace_drain(struct td_engine *engine, uint64_t deadline_ns)
+{
+	bool empty = true;
+	int err = 0;
+
+	for_each_batch(&engine->grace, batch) empty &= tdi_batch_is_empty(batch);
+	if (empty)
+		return 0;
+	err = await_pass(engine, deadline_ns);
+	for_each_batch(&engine->grace, batch)
+	{
+		if (!err)
+			err = await_freed(batch, deadline_ns);
+	}
+	return err;
+}
+
+void tdi_grace_skip(struct td_engine *engine, struct td_batch *batch)
+{
+	pass(engine, batch);
+}

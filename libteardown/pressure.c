@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine_internal.h"
+#include "grace.h"
+#include "thread.h"
+
+#include <teardown/pressure.h>
+
+/* Whoever holds the lock says so: shrinkers run in it, and are not to come back. */
+static int lock(struct td_engine *engine)
+{
+	struct tdi_shrinkers *shrinkers = &engine->shrinkers;
+	uint64_t token = tdi_thread_token();
+
+	if (atomic_load_explicit(&shrinkers->holder, memory_order_relaxed) == token)
+		return -EDEADLK;
+	pthread_mutex_lock(&shrinkers->lock);
+	atomic_store_explicit(&shrinkers->holder, token, memory_order_relaxed);
+	return 0;
+}
+
+static void unlock(struct td_engine *engine)
+{
+	atomic_store_explicit(&engine->shrinkers.holder, 0, memory_order_relaxed);
+	pthread_mutex_unlock(&engine->shrinkers.lock);
+}
+
+static int check(struct td_engine *given, const struct td_shrinker *shrinker,
+		 struct td_engine **ret)
+{
+	if (!shrinker || !shrinker->shrink)
+		return -EINVAL;
+	return tdi_engine_resolve(given, ret);
+}
+
+/* What holds it, or the end of the list. */
+static struct td_shrinker **find(struct td_engine *engine, struct td_shrinker *shrinker)
+{
+	struct td_shrinker **link = &engine->shrinkers.first;
+
+	while (*link && *link != shrinker)
+		link = &(*link)->tdi_next;
+	return link;
+}
+
+int td_engine_add_shrinker(td_engine *given, struct td_shrinker *shrinker)
+{
+	struct td_shrinker **link;
+	struct td_engine *engine;
+	int err = check(given, shrinker, &engine);
+
+	if (!err)
+		err = lock(engine);
+	if (err)
+		return err;
+	link = find(engine, shrinker);
+	if (!*link) {
+		shrinker->tdi_next = NULL;
+		*link = shrinker;
+	} else {
+		err = -EALREADY;
+	}
+	unlock(engine);
+	return err;
+}
+
+int td_engine_remove_shrinker(td_engine *given, struct td_shrinker *shrinker)
+{
+	struct td_shrinker **link;
+	struct td_engine *engine;
+	int err = check(given, shrinker, &engine);
+
+	if (!err)
+		err = lock(engine);
+	if (err)
+		return err;
+	link = find(engine, shrinker);
+	if (*link)
+		*link = shrinker->tdi_next;
+	else
+		err = -ENOENT;
+	unlock(engine);
+	return err;
+}
+
+int td_engine_pressure(td_engine *given, enum td_pressure level, uint64_t *ret)
+{
+	struct td_engine *engine = tdi_engine_made(given);
+	uint64_t bytes = 0;
+	int err;
+
+	if ((unsigned)level > TD_PRESSURE_FULL)
+		return -EINVAL;
+	err = engine ? tdi_engine_check(engine) : 0;
+	if (err)
+		return err;
+	if (engine) {
+		err = lock(engine);
+		if (err)
+			return err;
+		if (level != TD_PRESSURE_NONE)
+			tdi_grace_trim(&engine->grace);
+		for (struct td_shrinker *at = engine->shrinkers.first; at;
+		     at = at->tdi_next)
+			bytes += at->shrink(at, level);
+		unlock(engine);
+	}
+	if (ret)
+		*ret = bytes;
+	return 0;
+}
