@@ -74,9 +74,10 @@ static TDI_HOT void put_nodes(struct td_batch *batch, struct td_batch_node *firs
 			      struct td_batch_node *last, size_t n, uint64_t bytes)
 {
 	atomic_fetch_add_explicit(&batch->bytes, (int64_t)bytes, memory_order_relaxed);
-	atomic_fetch_add_explicit(&batch->open_bytes, bytes, memory_order_relaxed);
-	if (atomic_fetch_add_explicit(&batch->open_count, n, memory_order_relaxed) + n >=
-	    batch->close_count)
+	bytes += atomic_fetch_add_explicit(&batch->open_bytes, bytes,
+					   memory_order_relaxed);
+	n += atomic_fetch_add_explicit(&batch->open_count, n, memory_order_relaxed);
+	if (n >= batch->close_count || bytes >= batch->close_bytes)
 		tdi_grace_hint(&batch->engine->grace);
 	tdi_chain_put(&batch->open, first, last);
 	/* seq_cst: after the exchange in there; pairs with tdi_batch_drowse. */
@@ -357,7 +358,7 @@ int td_batch_flush(td_batch *batch, unsigned flags)
 		tdi_grace_skip(batch->engine, batch);
 	else if (tdi_grace_runs(&batch->engine->grace))
 		tdi_grace_request(&batch->engine->grace);
-	else
+	else if (!tdi_engine_is_reaper(batch->engine))
 		(void)tdi_grace_barrier(batch->engine, batch, UINT64_MAX);
 	return 0;
 }

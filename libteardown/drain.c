@@ -48,6 +48,7 @@ int td_engine_relieve(td_engine *given)
 
 	if (err != 1)
 		return err;
+	tdi_grace_request(&engine->grace);
 	/* What put itself off may be possible by now. */
 	tdi_queue_unpark(&engine->queue);
 	do {

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <urcu/urcu-memb.h>
 
+#define STOP_NS 20000000
+
 enum { PASS = 1, WAKE = 2, TRIM = 4, STOP = 8 };
 
 /* ---- fork ---- */
@@ -309,12 +311,16 @@ int tdi_grace_start(struct td_engine *engine)
 
 void tdi_grace_stop(struct td_engine *engine, uint64_t deadline_ns)
 {
+	/* So much it may have, to end as a thread should when it only sleeps. */
+	uint64_t soonest = tdi_sys_deadline(STOP_NS);
 	struct tdi_grace *grace = &engine->grace;
 	uint32_t changes;
 	int err = 0;
 
 	if (!tdi_grace_runs(grace))
 		return;
+	if (deadline_ns < soonest)
+		deadline_ns = soonest;
 	raise_signal(grace, STOP);
 	for (;;) {
 		changes = atomic_load_explicit(&grace->changes, memory_order_acquire);

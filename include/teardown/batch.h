@@ -169,7 +169,10 @@ struct td_batch_list {
 	uint64_t tdi_bytes;
 };
 
-/* Adds to a list of the caller's own: in order, unlocked, two stores. */
+/*
+ * Adds to a list of the caller's own: in order, unlocked. bytes: as for td_batch_free(),
+ * but that a list of 0 in all counts object_bytes for each of its objects.
+ */
 static inline void td_batch_list_add(struct td_batch_list *list,
 				     struct td_batch_node *node, size_t bytes)
 {
@@ -195,7 +198,7 @@ enum td_batch_when {
  *   flags  TD_BATCH_NO_READERS or 0. It is the caller's word that nobody is reading:
  *          because readers hold a user of the space that these objects belong to, and it
  *          has none left, or because the threads that read are gone. A debug build stops
- *          a caller that is inside a read-side critical section itself.
+ *          a caller that is inside a read-side critical section (with qsbr: online).
  *
  * Returns 0 (also for an empty list); -EINVAL: NULL, unknown flags; -ECHILD. Context: as
  * td_batch_free(). (rows B3, B4, B7)
@@ -208,7 +211,8 @@ int td_batch_free_list(td_batch *batch, struct td_batch_list *list, unsigned fla
  *   flags  0, or TD_BATCH_NO_READERS: what was added so far, as far as the caller knows
  *          of it, is given to the reapers without a grace period
  *
- * Returns 0; -EINVAL: NULL, unknown flags; -ECHILD. Context: with 0 does not block; with
+ * Returns 0; -EINVAL: NULL, unknown flags; -ECHILD. Context: with 0 does not block, but
+ * that without a grace thread (its engine was destroyed) it does all in the caller; with
  * TD_BATCH_NO_READERS it may wait for a grace period that is under way, and must not be
  * called inside a read-side critical section. (rows B4, B5)
  */

@@ -86,15 +86,15 @@ int td_engine_default(td_engine **ret);
 
 /*
  * Waits until everything submitted before this call has been done, its callbacks
- * included. Work submitted meanwhile is not waited for, so a busy engine can be
- * drained.
+ * included, and all that was added to its batches has been freed. Work submitted
+ * meanwhile is not waited for, so a busy engine can be drained.
  *
  *   engine      NULL = the default engine (nothing to do if it was never made)
  *   timeout_ns  nanoseconds; 0 polls; TD_FOREVER
  *
  * Returns 0; -ETIMEDOUT; -EDEADLK: called on one of the engine's reapers, or in a
  * callback in the thread that frees in its place; -ECHILD. Context: blocks; not in a
- * callback.
+ * callback, nor inside a read-side critical section.
  */
 int td_engine_drain(td_engine *engine, int64_t timeout_ns);
 
@@ -102,7 +102,8 @@ int td_engine_drain(td_engine *engine, int64_t timeout_ns);
  * Frees all that is pending, now, with the caller's help: for a host whose mmap(2) or
  * mlock(2) was just refused. Memory that has been unmapped but not yet reclaimed counts
  * against address space, locked memory, commit charge, the number of mappings and the
- * pool of huge pages. The caller runs slices as a reaper does, and waits for those that
+ * pool of huge pages. Open groups of batches are closed, but not waited for. The caller
+ * runs slices as a reaper does, and waits for those that
  * are running elsewhere.
  *
  *   engine  NULL = the default engine (nothing to do if it was never made)
@@ -125,7 +126,9 @@ enum td_exit_mode {
  * Stops the reapers and gives the engine up. Abandoned work gets done(work,
  * -ECANCELED); memory of an abandoned space stays mapped until the process ends, and
  * its waiters get -ECANCELED. Spaces of the engine that are still in use stay valid:
- * their last put then frees in the caller, in slices.
+ * their last put then frees in the caller, in slices. So do its batches: what is added
+ * to them then, and what was abandoned, is freed by td_batch_barrier(), td_batch_flush()
+ * or td_batch_destroy() in the caller.
  *
  *   engine      NULL is allowed and does nothing
  *   timeout_ns  for TD_EXIT_DEADLINE only
@@ -133,7 +136,8 @@ enum td_exit_mode {
  * Returns 0; -ETIMEDOUT: the engine is gone, the rest was abandoned at the deadline;
  * and, with the engine unchanged: -EINVAL: unknown mode; -EPERM: the default engine;
  * -EDEADLK: called on one of its reapers; -ECHILD.
- * Context: blocks; not in a callback of this engine.
+ * Context: blocks; not in a callback of this engine, nor inside a read-side critical
+ * section (but for TD_EXIT_ABANDON).
  */
 int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns);
 
