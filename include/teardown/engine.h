@@ -103,8 +103,7 @@ int td_engine_drain(td_engine *engine, int64_t timeout_ns);
  * mlock(2) was just refused. Memory that has been unmapped but not yet reclaimed counts
  * against address space, locked memory, commit charge, the number of mappings and the
  * pool of huge pages. Open groups of batches are closed, but not waited for. The caller
- * runs slices as a reaper does, and waits for those that
- * are running elsewhere.
+ * runs slices as a reaper does, and waits for those that are running elsewhere.
  *
  *   engine  NULL = the default engine (nothing to do if it was never made)
  *
