@@ -13,19 +13,23 @@
  *              counts keep the object                                  (space.h)
  *   region     a mapped range of a space                               (region.h)
  *   td_munmap  in place of munmap(2), for any memory                   (munmap.h)
+ *   td_batch   objects freed under RCU, at the cost of a store         (batch.h)
+ *   shrinkers  what frees memory when it is short                      (pressure.h)
  *
  * Conventions: functions return 0 or a negative errno value; results come through
  * the last argument, which is left untouched on failure; option structs carry their
  * size, and zero in a field means its default; unknown flags get -EINVAL; functions
  * that destroy or drop accept NULL; timeouts are in nanoseconds, 0 polls, and
- * TD_FOREVER waits without end. After fork() every call on an engine or space made
+ * TD_FOREVER waits without end. After fork() every call on an engine, space or batch made
  * in the parent answers -ECHILD in the child.
  */
 #ifndef TEARDOWN_H
 #define TEARDOWN_H
 
+#include <teardown/batch.h>
 #include <teardown/engine.h>
 #include <teardown/munmap.h>
+#include <teardown/pressure.h>
 #include <teardown/region.h>
 #include <teardown/space.h>
 #include <teardown/stats.h>

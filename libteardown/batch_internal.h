@@ -100,8 +100,11 @@ int tdi_batch_create_private(struct td_engine *engine, const char *name,
 
 /* ---- the pass ---- */
 
-/* Takes what was added so far, and makes more room if there is need. True: something. */
-bool tdi_batch_take(struct td_batch *batch);
+/*
+ * Takes what was added so far, and makes more room if there is need. True: something.
+ * *all becomes false when there was no page for the rest of it.
+ */
+bool tdi_batch_take(struct td_batch *batch, bool *all);
 
 /* It is past its grace period. To be submitted when no lock is held. */
 void tdi_batch_make_ready(struct td_batch *batch);

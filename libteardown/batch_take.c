@@ -157,15 +157,14 @@ static void make_room(struct td_batch *batch)
 
 /* ---- a pass ---- */
 
-bool tdi_batch_take(struct td_batch *batch)
+bool tdi_batch_take(struct td_batch *batch, bool *all)
 {
 	if (!batch->private) {
 		take_closed(batch);
 		tdi_groups_for_each(&batch->groups, block, group)
 		{
-			/* The rest of it at the next pass, which will come. */
 			if (!take_open(batch, group))
-				tdi_grace_request(&batch->engine->grace);
+				*all = false;
 		}
 		gather_ends(batch);
 		make_room(batch);

@@ -110,13 +110,13 @@ static struct td_batch *batch_after(struct tdi_grace *grace, uint64_t serial)
 
 /* ---- a pass ---- */
 
-static struct td_batch *take(struct tdi_grace *grace, struct td_batch *only)
+static struct td_batch *take(struct tdi_grace *grace, struct td_batch *only, bool *all)
 {
 	struct td_batch *taken = NULL;
 
 	pthread_mutex_lock(&grace->list_lock);
 	for (struct td_batch *batch = grace->first; batch; batch = batch->next) {
-		if ((only && batch != only) || !tdi_batch_take(batch))
+		if ((only && batch != only) || !tdi_batch_take(batch, all))
 			continue;
 		tdi_batch_get(batch);
 		batch->next_taken = taken;
@@ -138,11 +138,12 @@ static void pass(struct td_engine *engine, struct td_batch *only)
 	struct tdi_grace *grace = &engine->grace;
 	struct td_batch *taken, *next;
 	uint32_t wanted;
+	bool all = true;
 
 	pthread_mutex_lock(&grace->pass_lock);
 	/* Acquire: what was added before it was wanted is taken (P1). */
 	wanted = atomic_load_explicit(&grace->wanted, memory_order_acquire);
-	taken = take(grace, only);
+	taken = take(grace, only, &all);
 	if (taken && !only)
 		synchronize(engine);
 	for (; taken; taken = next) {
@@ -150,8 +151,10 @@ static void pass(struct td_engine *engine, struct td_batch *only)
 		tdi_batch_make_ready(taken);
 		tdi_batch_put(taken);
 	}
-	if (!only) /* release: pairs with await_pass */
+	if (!only && all) /* release: pairs with await_pass */
 		atomic_store_explicit(&grace->done, wanted, memory_order_release);
+	if (!all)
+		tdi_grace_request(grace);
 	pthread_mutex_unlock(&grace->pass_lock);
 	if (!only)
 		tell_changes(grace);
