@@ -43,18 +43,21 @@ void tdi_retire_settle(struct td_engine *engine)
 	(void)tdi_grace_barrier(engine, batch, UINT64_MAX);
 }
 
-/* Readers hold a user of a space, and each space has a reference to the engine. */
+/*
+ * Readers hold a user of a space, and each space has a reference to the engine: so there
+ * are none, nor is there anybody else here. A pass would submit works, and those need an
+ * engine that lives.
+ */
 void tdi_retire_destroy(struct td_engine *engine)
 {
 	struct td_batch *batch = engine->retired;
 
 	if (!batch)
 		return;
-	while (!tdi_batch_is_empty(batch)) {
-		tdi_grace_skip(engine, batch);
-		while (tdi_batch_free_some(batch, true) > 0)
-			;
-	}
+	if (tdi_batch_take(batch))
+		tdi_batch_make_ready(batch);
+	while (tdi_batch_free_some(batch, true) > 0)
+		;
 	tdi_grace_remove(engine, batch);
 	tdi_batch_put(batch);
 }

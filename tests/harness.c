@@ -6,7 +6,6 @@
 #include <dirent.h>
 #include <sched.h>
 #include <pthread.h>
-#include <semaphore.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +13,6 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <urcu/urcu-memb.h>
 
 #define TESTS_MAX 64
 #define REASON_SIZE 160
@@ -308,37 +306,8 @@ static size_t rss_kib(void)
 	return kib;
 }
 
-struct callbacks_end {
-	struct rcu_head head;
-	sem_t reached;
-};
-
-static void reach_callbacks_end(struct rcu_head *head)
-{
-	tdi_tsan_acquire(head);
-	sem_post(&tdi_container_of(head, struct callbacks_end, head)->reached);
-}
-
-void tdt_drain_callbacks(void)
-{
-	struct callbacks_end end;
-
-	sem_init(&end.reached, 0, 0);
-	tdi_tsan_release(&end.head);
-	urcu_memb_call_rcu(&end.head, reach_callbacks_end);
-	while (sem_wait(&end.reached) != 0)
-		continue;
-}
-
 struct tdt_footprint tdt_footprint(void)
 {
-	static bool is_there;
-
-	/* Its thread is to be counted from the beginning on. It is slow: not every time.
-	 */
-	if (!is_there)
-		tdt_drain_callbacks();
-	is_there = true;
 	return (struct tdt_footprint){
 		.rss_kib = rss_kib(),
 		.mappings = count_lines("/proc/self/maps"),

@@ -59,13 +59,6 @@ size_t tdt_resident(const void *addr, size_t length);
 void *tdt_map_anon(size_t length);	   /* private anonymous, not touched */
 void tdt_touch(void *addr, size_t length); /* writes to every page */
 
-/*
- * Until all that has been given to urcu-memb's call_rcu is freed. liburcu's own barrier
- * does the same, in a way that ThreadSanitizer cannot follow. Not in a forked child.
- */
-void tdt_drain_callbacks(void);
-
-/* Once the callbacks are drained: the thread that makes them is counted in any case. */
 struct tdt_footprint {
 	size_t rss_kib, mappings, threads, descriptors;
 };

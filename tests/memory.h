@@ -12,7 +12,6 @@
 #include "procfs.h"
 
 #include <fcntl.h>
-#include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,26 +22,16 @@
 #include <teardown.h>
 #include <teardown/munmap.h>
 #include <unistd.h>
-#include <urcu/call-rcu.h>
-#include <urcu/flavor.h>
 
 static td_engine *engine __attribute__((unused));
 
-static sem_t freed __attribute__((unused));
-
-static inline void all_freed(struct rcu_head *head)
-{
-	(void)head;
-	sem_post(&freed);
-}
-
 /*
- * The first region that is unmapped starts liburcu's thread. That maps a stack and more,
- * where the test may have just unmapped something to look whether it is gone.
+ * What the library retires is freed on threads of the engine, whose allocator maps memory
+ * of its own when first used there: where the test may have just unmapped something to
+ * look whether it is gone. So that is done once before.
  */
 static inline void setup(void)
 {
-	static struct rcu_head last;
 	td_space *space;
 	void *addr;
 
@@ -51,9 +40,7 @@ static inline void setup(void)
 	ck_assert_int_eq(td_region_map(space, tdi_page_size(), NULL, &addr), 0);
 	ck_assert_int_eq(td_region_unmap(space, addr, tdi_page_size()), 0);
 	ck_assert_int_eq(td_space_put(space), 0);
-	sem_init(&freed, 0, 0);
-	td_engine_flavor(engine)->update_call_rcu(&last, all_freed);
-	sem_wait(&freed);
+	ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
 }
 
 static inline void teardown(void)

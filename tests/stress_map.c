@@ -5,9 +5,9 @@
  * seen before or after that, never in between.
  */
 #include "map_check.h"
+#include "retire.h"
 
 #include <pthread.h>
-#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <urcu/urcu-memb.h>
@@ -33,11 +33,12 @@ enum kind { STAYS, HALVES, SHRINKS, COMES };
 
 struct object {
 	struct tdi_map_item item;
-	struct rcu_head rcu;
+	struct tdi_retired retired;
 	unsigned state, block;
 	struct object *next; /* writer's: what else is in the block */
 };
 
+static td_engine *engine;
 static struct tdi_map map;
 static struct object *blocks[BLOCKS];
 static atomic_bool writer_done;
@@ -61,12 +62,11 @@ static size_t random_below(uint64_t *state, size_t n)
 
 /* ---- the writer ---- */
 
-static void free_object(struct rcu_head *head)
+static void free_object(struct tdi_retired *retired)
 {
-	struct object *object = tdi_container_of(head, struct object, rcu);
+	struct object *object = tdi_container_of(retired, struct object, retired);
 
-	tdi_tsan_acquire(head);			 /* from retire() */
-	tdi_tsan_acquire(tdi_map_readers(&map)); /* and from read_some() */
+	tdi_tsan_acquire(tdi_map_readers(&map)); /* from read_some() */
 	object->state = DEAD;
 	free(object);
 	atomic_fetch_add_explicit(&freed, 1, memory_order_relaxed);
@@ -74,8 +74,7 @@ static void free_object(struct rcu_head *head)
 
 static void retire(struct object *object)
 {
-	tdi_tsan_release(&object->rcu);
-	urcu_memb_flavor.update_call_rcu(&object->rcu, free_object);
+	tdi_retire(engine, &object->retired, free_object);
 }
 
 static struct object *make(size_t block, uintptr_t from, uintptr_t to)
@@ -295,33 +294,14 @@ static void free_all(void)
 	}
 }
 
-static sem_t all_freed;
-
-static void post(struct rcu_head *head)
-{
-	(void)head;
-	sem_post(&all_freed);
-}
-
-/* The one thread of call_rcu takes them in turn. (ThreadSanitizer does not understand
- * liburcu's own barrier.) */
-static void wait_until_freed(void)
-{
-	static struct rcu_head last;
-
-	sem_init(&all_freed, 0, 0);
-	urcu_memb_flavor.update_call_rcu(&last, post);
-	while (sem_wait(&all_freed) != 0)
-		;
-}
-
 START_TEST(readers_see_ranges_whole_or_not_at_all)
 {
 	struct reader readers[READERS] = {{.state = 1}, {.state = 0x9e3779b97f4a7c15}};
 	pthread_t writer;
 
 	urcu_memb_register_thread();
-	tdi_map_init(&map, &urcu_memb_flavor);
+	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.reapers = 1), &engine), 0);
+	tdi_map_init(&map, engine);
 	for (size_t i = 0; i < BLOCKS; i++) {
 		if (kind_of(i) != COMES)
 			insert_whole(i);
@@ -344,11 +324,12 @@ START_TEST(readers_see_ranges_whole_or_not_at_all)
 	}
 	ck_assert_uint_gt(atomic_load(&splits), 1000);
 	free_all();
-	wait_until_freed();
+	ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
 	printf("# %u items freed, %u splits\n", atomic_load(&freed),
 	       atomic_load(&splits));
 	ck_assert_uint_eq(map.nodes, 0);
 	tdi_map_destroy(&map);
+	ck_assert_int_eq(td_engine_destroy(engine, TD_EXIT_DRAIN, 0), 0);
 	urcu_memb_unregister_thread();
 }
 END_TEST

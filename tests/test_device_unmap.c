@@ -8,6 +8,7 @@
 #include "heard.h"
 
 #include <limits.h>
+#include <urcu/urcu-memb.h>
 
 #define LENGTH (4 * MIB)
 
