@@ -24,12 +24,9 @@ static void unlock(struct td_engine *engine)
 	pthread_mutex_unlock(&engine->shrinkers.lock);
 }
 
-static int check(struct td_engine *given, const struct td_shrinker *shrinker,
-		 struct td_engine **ret)
+static bool is_shrinker(const struct td_shrinker *shrinker)
 {
-	if (!shrinker || !shrinker->shrink)
-		return -EINVAL;
-	return tdi_engine_resolve(given, ret);
+	return shrinker && shrinker->shrink;
 }
 
 /* What holds it, or the end of the list. */
@@ -46,7 +43,7 @@ int td_engine_add_shrinker(td_engine *given, struct td_shrinker *shrinker)
 {
 	struct td_shrinker **link;
 	struct td_engine *engine;
-	int err = check(given, shrinker, &engine);
+	int err = is_shrinker(shrinker) ? tdi_engine_resolve(given, &engine) : -EINVAL;
 
 	if (!err)
 		err = lock(engine);
@@ -65,10 +62,15 @@ int td_engine_add_shrinker(td_engine *given, struct td_shrinker *shrinker)
 
 int td_engine_remove_shrinker(td_engine *given, struct td_shrinker *shrinker)
 {
+	struct td_engine *engine = tdi_engine_made(given);
 	struct td_shrinker **link;
-	struct td_engine *engine;
-	int err = check(given, shrinker, &engine);
+	int err;
 
+	if (!is_shrinker(shrinker))
+		return -EINVAL;
+	if (!engine) /* the default one, which nobody has used yet */
+		return -ENOENT;
+	err = tdi_engine_check(engine);
 	if (!err)
 		err = lock(engine);
 	if (err)
