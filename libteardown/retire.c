@@ -50,7 +50,7 @@ void tdi_retire_destroy(struct td_engine *engine)
 
 	if (!batch)
 		return;
-	while (!tdi_batch_is_empty(batch)) {
+	while (!tdi_grace_is_empty(engine, batch)) {
 		tdi_grace_skip(engine, batch);
 		while (tdi_batch_free_some(batch, true) > 0)
 			;
