@@ -91,7 +91,7 @@ struct td_batch {
 void tdi_batch_get(struct td_batch *batch);
 void tdi_batch_put(struct td_batch *batch);
 
-/* Nothing is in it, as far as the caller can know. */
+/* Nothing is in it, as far as the caller can know; who excludes passes: see grace.h. */
 bool tdi_batch_is_empty(struct td_batch *batch);
 
 /* For the library's own objects, all with a node: see retire.h. 0, -ENOMEM. */

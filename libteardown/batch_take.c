@@ -235,13 +235,21 @@ bool tdi_batch_awake(struct td_batch *batch)
 	return false;
 }
 
-bool tdi_batch_is_empty(struct td_batch *batch)
+static bool holds_any(struct td_batch *batch)
 {
 	tdi_groups_for_each(&batch->groups, block, group)
 	{
 		if (has_more(group))
-			return false;
+			return true;
 	}
-	return tdi_page_stack_empty(&batch->closed) && tdi_chain_empty(&batch->open) &&
-	       tdi_pending_count(&batch->pending) == 0 && !tdi_batch_has_ready(batch);
+	return !tdi_page_stack_empty(&batch->closed) || !tdi_chain_empty(&batch->open) ||
+	       tdi_batch_has_ready(batch);
+}
+
+/* What is being freed is looked at first, since callbacks add; and last, since what they
+ * add may be on its way by then. */
+bool tdi_batch_is_empty(struct td_batch *batch)
+{
+	return tdi_pending_count(&batch->pending) == 0 && !holds_any(batch) &&
+	       tdi_pending_count(&batch->pending) == 0;
 }

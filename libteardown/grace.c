@@ -385,12 +385,23 @@ int tdi_grace_barrier(struct td_engine *engine, struct td_batch *batch,
 	return err ? err : await_freed(batch, deadline_ns);
 }
 
+/* What a pass moves is nowhere for a moment, but only under the list's lock. */
+bool tdi_grace_is_empty(struct td_engine *engine, struct td_batch *batch)
+{
+	bool empty;
+
+	pthread_mutex_lock(&engine->grace.list_lock);
+	empty = tdi_batch_is_empty(batch);
+	pthread_mutex_unlock(&engine->grace.list_lock);
+	return empty;
+}
+
 int tdi_grace_drain(struct td_engine *engine, uint64_t deadline_ns)
 {
 	bool empty = true;
 	int err = 0;
 
-	for_each_batch(&engine->grace, batch) empty &= tdi_batch_is_empty(batch);
+	for_each_batch(&engine->grace, batch) empty &= tdi_grace_is_empty(engine, batch);
 	if (empty)
 		return 0;
 	err = await_pass(engine, deadline_ns);

@@ -74,6 +74,9 @@ int tdi_grace_barrier(struct td_engine *engine, struct td_batch *batch,
 /* The same for all batches of the engine. */
 int tdi_grace_drain(struct td_engine *engine, uint64_t deadline_ns);
 
+/* Nothing is in the batch, and no pass has anything of it in hand. */
+bool tdi_grace_is_empty(struct td_engine *engine, struct td_batch *batch);
+
 /* A pass in the caller for one batch, without a grace period. */
 void tdi_grace_skip(struct td_engine *engine, struct td_batch *batch);
 

@@ -33,11 +33,14 @@ static inline unsigned tdi_pending_begin(struct tdi_pending *pending, uint32_t n
 /* What this counted may be gone, and the counter with it, when it returns. */
 void tdi_pending_end(struct tdi_pending *pending, unsigned epoch, uint32_t n);
 
-/* How many are under way: a hint where others begin and end them. */
+/*
+ * How many are under way: a hint where others begin and end them. Acquire: what those did
+ * that have ended (tdi_pending_end) is seen.
+ */
 static inline uint32_t tdi_pending_count(const struct tdi_pending *pending)
 {
-	return atomic_load_explicit(&pending->n[0], memory_order_relaxed) +
-	       atomic_load_explicit(&pending->n[1], memory_order_relaxed);
+	return atomic_load_explicit(&pending->n[0], memory_order_acquire) +
+	       atomic_load_explicit(&pending->n[1], memory_order_acquire);
 }
 
 /* Blocks until all that began before this call has ended. 0, -ETIMEDOUT. */
