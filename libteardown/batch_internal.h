@@ -3,6 +3,7 @@
  * Floor 3: a batch, for its own files.
  *
  *   batch.c       adding, and the bound        any thread
+ *   batch_make.c  making, closing, ending      any thread
  *   batch_take.c  taking what was added        the pass: one at a time, see grace.h
  *   batch_free.c  freeing what is past its     reapers, threads that help
  *                 grace period
@@ -87,6 +88,9 @@ struct td_batch {
 	_Atomic(uint64_t) objects_closed, objects_freed, objects_helped;
 	_Atomic(uint64_t) waits, passed_bound, refused;
 };
+
+/* 0; -EINVAL: no batch, unknown flags (of enum td_batch_when); -ECHILD. */
+int tdi_batch_check(const struct td_batch *batch, unsigned flags);
 
 void tdi_batch_get(struct td_batch *batch);
 void tdi_batch_put(struct td_batch *batch);
