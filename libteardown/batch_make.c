@@ -58,7 +58,9 @@ int td_batch_flush(td_batch *batch, unsigned flags)
 		tdi_grace_skip(batch->engine, batch);
 	else if (tdi_grace_runs(&batch->engine->grace))
 		tdi_grace_request(&batch->engine->grace);
-	else
+	/* The engine's thread is gone: here, where that does not wait for the caller. */
+	else if (!tdi_engine_is_reaper(batch->engine) &&
+		 !batch->engine->flavor->read_ongoing())
 		(void)tdi_grace_barrier(batch->engine, batch, UINT64_MAX);
 	return 0;
 }
