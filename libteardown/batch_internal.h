@@ -35,8 +35,7 @@ struct tdi_batch_ready {
 	/* Linked objects, in order of their epochs. */
 	struct tdi_chain nodes;
 	struct td_batch_node *node_last[2]; /* of each epoch; NULL: none are left */
-	unsigned in_hand[2];		    /* threads that are freeing some */
-	unsigned front;			    /* the epoch of the first one */
+	unsigned in_hand[2];		    /* threads that may be freeing some */
 	uint64_t count, bytes;		    /* what is left counts for, nearly */
 };
 
@@ -95,7 +94,8 @@ int tdi_batch_check(const struct td_batch *batch, unsigned flags);
 void tdi_batch_get(struct td_batch *batch);
 void tdi_batch_put(struct td_batch *batch);
 
-/* Nothing is in it, as far as the caller can know. */
+/* Nothing is in it, whatever the caller knows of: the list of batches is locked, and no
+ * pass is taking. */
 bool tdi_batch_is_empty(struct td_batch *batch);
 
 /* For the library's own objects, all with a node: see retire.h. 0, -ENOMEM. */
@@ -104,8 +104,11 @@ int tdi_batch_create_private(struct td_engine *engine, const char *name,
 
 /* ---- the pass ---- */
 
-/* Takes what was added so far, and makes more room if there is need. True: something. */
-bool tdi_batch_take(struct td_batch *batch);
+/*
+ * Takes what was added so far, and makes more room if there is need. True: something.
+ * *all becomes false where a part had to stay, since there is no page to gather it in.
+ */
+bool tdi_batch_take(struct td_batch *batch, bool *all);
 
 /* It is past its grace period. To be submitted when no lock is held. */
 void tdi_batch_make_ready(struct td_batch *batch);
@@ -122,8 +125,11 @@ bool tdi_batch_awake(struct td_batch *batch);
 /* ---- freeing ---- */
 
 bool tdi_batch_has_ready(struct td_batch *batch);
-/* Moves what needs no grace period to the rest. */
-void tdi_batch_take_direct(struct td_batch *batch);
+/* Moves what needs no grace period to the rest. False: there is some that cannot be seen
+ * yet, see chain.h. */
+bool tdi_batch_take_direct(struct td_batch *batch);
+/* Somebody links himself in a moment. */
+#define TDI_BATCH_LINK_PAUSE_NS 20000u
 /* Gives what is ready to the reapers; where there are none it is freed before this
  * returns. */
 void tdi_batch_submit(struct td_batch *batch);

@@ -228,7 +228,7 @@ int td_batch_destroy(td_batch *batch, unsigned flags)
 		if (flags & TD_BATCH_NO_READERS)
 			tdi_grace_skip(batch->engine, batch);
 		(void)tdi_grace_barrier(batch->engine, batch, UINT64_MAX);
-	} while (!tdi_batch_is_empty(batch));
+	} while (!tdi_grace_is_empty(batch->engine, batch));
 	tdi_grace_remove(batch->engine, batch);
 	tdi_batch_put(batch);
 	return 0;

@@ -51,10 +51,11 @@ void tdi_retire_settle(struct td_engine *engine)
 void tdi_retire_destroy(struct td_engine *engine)
 {
 	struct td_batch *batch = engine->retired;
+	bool all; /* it has no groups */
 
 	if (!batch)
 		return;
-	if (tdi_batch_take(batch))
+	if (tdi_batch_take(batch, &all))
 		tdi_batch_make_ready(batch);
 	while (tdi_batch_free_some(batch, true) > 0)
 		;
