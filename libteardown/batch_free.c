@@ -145,9 +145,10 @@ static size_t free_page(struct td_batch *batch, bool wait)
 /* ---- linked objects ---- */
 
 /*
- * The chain's epochs: `pending` counts one for each epoch that has nodes left. A drain
- * changes epochs only when the other one has none, so there are two runs at most, one
- * after the other.
+ * The chain's epochs: `pending` counts one for each epoch that has nodes left, or in
+ * hand. They may come in any order, since what needs no grace period overtakes the rest:
+ * so of each epoch only the last node is known, and what is taken before that may be of
+ * it.
  */
 static void append(struct td_batch *batch, struct td_batch_node *first,
 		   struct td_batch_node *last, unsigned epoch)
@@ -157,19 +158,18 @@ static void append(struct td_batch *batch, struct td_batch_node *first,
 	/* Counted already? Then this is the same. */
 	if (ready->node_last[epoch] || ready->in_hand[epoch])
 		tdi_pending_end(&batch->pending, epoch, 1);
-	if (!ready->node_last[!epoch])
-		ready->front = epoch;
 	ready->node_last[epoch] = last;
 	tdi_chain_put(&ready->nodes, first, last);
 }
 
-void tdi_batch_take_direct(struct td_batch *batch)
+bool tdi_batch_take_direct(struct td_batch *batch)
 {
 	struct td_batch_node *first, *last;
 	unsigned epoch;
+	bool seen;
 
 	if (tdi_chain_empty(&batch->direct))
-		return;
+		return true;
 	pthread_mutex_lock(&batch->ready.lock);
 	/* Counted before it is taken: one who waits sees it in one place or the other. */
 	epoch = tdi_pending_begin(&batch->pending, 1);
@@ -183,7 +183,9 @@ void tdi_batch_take_direct(struct td_batch *batch)
 	} else {
 		tdi_pending_end(&batch->pending, epoch, 1);
 	}
+	seen = first || tdi_chain_empty(&batch->direct);
 	pthread_mutex_unlock(&batch->ready.lock);
+	return seen;
 }
 
 /* Of what the chain counts for, the part of n objects; all with the last one. */
@@ -197,27 +199,41 @@ static uint64_t part(struct tdi_batch_ready *ready, size_t n)
 	return bytes;
 }
 
-static size_t take_some(struct td_batch *batch, void **objects, unsigned *epoch,
+/* How many; and of which epochs they may be. */
+static size_t take_some(struct td_batch *batch, void **objects, bool of[2],
 			uint64_t *bytes)
 {
 	struct tdi_batch_ready *ready = &batch->ready;
-	struct td_batch_node *node = NULL;
+	struct td_batch_node *node;
 	size_t n = 0;
 
-	*epoch = ready->front;
-	while (n < NODES_AT_ONCE && ready->node_last[*epoch] &&
-	       (node = tdi_chain_take(&ready->nodes)) != NULL) {
+	for (unsigned epoch = 0; epoch < 2; epoch++)
+		of[epoch] = ready->node_last[epoch] != NULL;
+	while (n < NODES_AT_ONCE && (node = tdi_chain_take(&ready->nodes)) != NULL) {
 		objects[n++] = (char *)node - batch->node_offset;
-		if (node == ready->node_last[*epoch])
-			ready->node_last[*epoch] = NULL;
+		for (unsigned epoch = 0; epoch < 2; epoch++) {
+			if (node == ready->node_last[epoch])
+				ready->node_last[epoch] = NULL;
+		}
 	}
 	if (n == 0)
 		return 0;
-	if (!ready->node_last[*epoch] && ready->node_last[!*epoch])
-		ready->front = !*epoch;
-	ready->in_hand[*epoch]++;
+	for (unsigned epoch = 0; epoch < 2; epoch++)
+		ready->in_hand[epoch] += of[epoch];
 	*bytes = part(ready, n);
 	return n;
+}
+
+static void give_back(struct td_batch *batch, const bool of[2])
+{
+	struct tdi_batch_ready *ready = &batch->ready;
+
+	pthread_mutex_lock(&ready->lock);
+	for (unsigned epoch = 0; epoch < 2; epoch++) {
+		if (of[epoch] && --ready->in_hand[epoch] == 0 && !ready->node_last[epoch])
+			tdi_pending_end(&batch->pending, epoch, 1);
+	}
+	pthread_mutex_unlock(&ready->lock);
 }
 
 static size_t free_nodes(struct td_batch *batch, bool wait)
@@ -225,22 +241,19 @@ static size_t free_nodes(struct td_batch *batch, bool wait)
 	struct tdi_batch_ready *ready = &batch->ready;
 	void *objects[NODES_AT_ONCE];
 	uint64_t bytes = 0;
-	unsigned epoch;
+	bool of[2];
 	size_t n;
 
 	if (tdi_chain_empty(&ready->nodes) || !lock_ready(ready, wait))
 		return 0;
-	n = take_some(batch, objects, &epoch, &bytes);
+	n = take_some(batch, objects, of, &bytes);
 	pthread_mutex_unlock(&ready->lock);
 	if (n == 0)
 		return 0;
 	batch->free_bulk(objects, n, batch->ctx);
 	freed(batch, n, bytes);
 	tdi_batch_tell_room(batch);
-	pthread_mutex_lock(&ready->lock);
-	if (--ready->in_hand[epoch] == 0 && !ready->node_last[epoch])
-		tdi_pending_end(&batch->pending, epoch, 1);
-	pthread_mutex_unlock(&ready->lock);
+	give_back(batch, of);
 	return n;
 }
 
@@ -289,7 +302,7 @@ static int slice(struct td_work *work, struct td_slice *slice)
 {
 	struct td_batch *batch = tdi_container_of(work, struct td_batch, work);
 
-	tdi_batch_take_direct(batch);
+	(void)tdi_batch_take_direct(batch);
 	while (tdi_batch_free_some(batch, true) > 0) {
 		if (tdi_sys_now_ns() >= slice->deadline_ns)
 			return TD_WORK_MORE;

@@ -3,6 +3,7 @@
  * Floor 3: a batch, for its own files.
  *
  *   batch.c       adding, and the bound        any thread
+ *   batch_make.c  making, closing, ending      any thread
  *   batch_take.c  taking what was added        the pass: one at a time, see grace.h
  *   batch_free.c  freeing what is past its     reapers, threads that help
  *                 grace period
@@ -34,8 +35,7 @@ struct tdi_batch_ready {
 	/* Linked objects, in order of their epochs. */
 	struct tdi_chain nodes;
 	struct td_batch_node *node_last[2]; /* of each epoch; NULL: none are left */
-	unsigned in_hand[2];		    /* threads that are freeing some */
-	unsigned front;			    /* the epoch of the first one */
+	unsigned in_hand[2];		    /* threads that may be freeing some */
 	uint64_t count, bytes;		    /* what is left counts for, nearly */
 };
 
@@ -88,10 +88,14 @@ struct td_batch {
 	_Atomic(uint64_t) waits, passed_bound, refused;
 };
 
+/* 0; -EINVAL: no batch, unknown flags (of enum td_batch_when); -ECHILD. */
+int tdi_batch_check(const struct td_batch *batch, unsigned flags);
+
 void tdi_batch_get(struct td_batch *batch);
 void tdi_batch_put(struct td_batch *batch);
 
-/* Nothing is in it, as far as the caller can know; who excludes passes: see grace.h. */
+/* Nothing is in it, whatever the caller knows of: the list of batches is locked, and no
+ * pass is taking. */
 bool tdi_batch_is_empty(struct td_batch *batch);
 
 /* For the library's own objects, all with a node: see retire.h. 0, -ENOMEM. */
@@ -102,7 +106,7 @@ int tdi_batch_create_private(struct td_engine *engine, const char *name,
 
 /*
  * Takes what was added so far, and makes more room if there is need. True: something.
- * *all becomes false when there was no page for the rest of it.
+ * *all becomes false where a part had to stay, since there is no page to gather it in.
  */
 bool tdi_batch_take(struct td_batch *batch, bool *all);
 
@@ -121,8 +125,11 @@ bool tdi_batch_awake(struct td_batch *batch);
 /* ---- freeing ---- */
 
 bool tdi_batch_has_ready(struct td_batch *batch);
-/* Moves what needs no grace period to the rest. */
-void tdi_batch_take_direct(struct td_batch *batch);
+/* Moves what needs no grace period to the rest. False: there is some that cannot be seen
+ * yet, see chain.h. */
+bool tdi_batch_take_direct(struct td_batch *batch);
+/* Somebody links himself in a moment. */
+#define TDI_BATCH_LINK_PAUSE_NS 20000u
 /* Gives what is ready to the reapers; where there are none it is freed before this
  * returns. */
 void tdi_batch_submit(struct td_batch *batch);

@@ -6,8 +6,6 @@
 
 #include <string.h>
 
-#define LINK_PAUSE_NS 20000u
-
 static void wait_in_line(struct td_batch *batch, struct tdi_page *page)
 {
 	tdi_page_link(&batch->pages, page, NULL);
@@ -122,7 +120,7 @@ static void take_nodes(struct td_batch *batch)
 	 * already may be behind him, and they count on this pass. */
 	while (!(batch->waiting_node =
 			 tdi_chain_take_all(&batch->open, &batch->waiting_node_last)))
-		tdi_sys_pause(LINK_PAUSE_NS);
+		tdi_sys_pause(TDI_BATCH_LINK_PAUSE_NS);
 	batch->open_used = true;
 	batch->waiting_epoch = tdi_pending_begin(&batch->pending, 1);
 	batch->waiting_count =
@@ -235,21 +233,17 @@ bool tdi_batch_awake(struct td_batch *batch)
 	return false;
 }
 
-static bool holds_any(struct td_batch *batch)
-{
-	tdi_groups_for_each(&batch->groups, block, group)
-	{
-		if (has_more(group))
-			return true;
-	}
-	return !tdi_page_stack_empty(&batch->closed) || !tdi_chain_empty(&batch->open) ||
-	       tdi_batch_has_ready(batch);
-}
-
-/* What is being freed is looked at first, since callbacks add; and last, since what they
- * add may be on its way by then. */
 bool tdi_batch_is_empty(struct td_batch *batch)
 {
-	return tdi_pending_count(&batch->pending) == 0 && !holds_any(batch) &&
-	       tdi_pending_count(&batch->pending) == 0;
+	bool empty;
+
+	/* Nothing becomes ready meanwhile. What is in hand first: a callback may add, but
+	 * only before it is counted out. */
+	pthread_mutex_lock(&batch->ready.lock);
+	empty = tdi_pending_count(&batch->pending) == 0 && !tdi_batch_has_ready(batch) &&
+		tdi_page_stack_empty(&batch->closed) && tdi_chain_empty(&batch->open);
+	tdi_groups_for_each(&batch->groups, block, group) empty =
+		empty && !has_more(group);
+	pthread_mutex_unlock(&batch->ready.lock);
+	return empty;
 }

@@ -88,6 +88,16 @@ void tdi_grace_remove(struct td_engine *engine, struct td_batch *batch)
 	pthread_mutex_unlock(&grace->list_lock);
 }
 
+bool tdi_grace_is_empty(struct td_engine *engine, struct td_batch *batch)
+{
+	bool empty;
+
+	pthread_mutex_lock(&engine->grace.list_lock);
+	empty = tdi_batch_is_empty(batch);
+	pthread_mutex_unlock(&engine->grace.list_lock);
+	return empty;
+}
+
 /* The one after that, with a reference; NULL: no more. */
 static struct td_batch *batch_after(struct tdi_grace *grace, uint64_t serial)
 {
@@ -132,8 +142,8 @@ static void tell_changes(struct tdi_grace *grace)
 	tdi_sys_futex_wake(&grace->changes, INT_MAX);
 }
 
-/* For all batches, with a grace period; or for one without. */
-static void pass(struct td_engine *engine, struct td_batch *only)
+/* For all batches, with a grace period; or for one without. False: a part had to stay. */
+static bool pass(struct td_engine *engine, struct td_batch *only)
 {
 	struct tdi_grace *grace = &engine->grace;
 	struct td_batch *taken, *next;
@@ -153,10 +163,8 @@ static void pass(struct td_engine *engine, struct td_batch *only)
 	}
 	if (!only && all) /* release: pairs with await_pass */
 		atomic_store_explicit(&grace->done, wanted, memory_order_release);
-	if (!all)
-		tdi_grace_request(grace);
 	pthread_mutex_unlock(&grace->pass_lock);
-	if (!only)
+	if (!only && all)
 		tell_changes(grace);
 	/* Where there are no reapers, callbacks are made here: with no lock held. */
 	for_each_batch(grace, batch)
@@ -164,9 +172,13 @@ static void pass(struct td_engine *engine, struct td_batch *only)
 		if (tdi_batch_has_ready(batch))
 			tdi_batch_submit(batch);
 	}
+	return all;
 }
 
 /* ---- the thread ---- */
+
+/* When what had to stay is tried again: reapers are about to make room. */
+#define AGAIN_NS 1000000
 
 static void raise_signal(struct tdi_grace *grace, uint32_t bit)
 {
@@ -252,6 +264,7 @@ static void run_passes(struct td_engine *engine)
 	struct tdi_grace *grace = &engine->grace;
 	uint64_t due_ns = UINT64_MAX, woken_due_ns;
 	uint32_t signal;
+	bool all;
 
 	for (;;) {
 		signal = await_signal(grace, due_ns);
@@ -263,14 +276,14 @@ static void run_passes(struct td_engine *engine)
 				due_ns = woken_due_ns;
 			continue;
 		}
-		pass(engine, NULL);
+		all = pass(engine, NULL);
 		if (tdi_sys_now_ns() >= grace->drowse_ns) {
 			drowse(grace);
 			grace->drowse_ns = next_due(grace);
 		}
 		if (signal & TRIM)
 			trim(grace);
-		due_ns = next_due(grace);
+		due_ns = all ? next_due(grace) : tdi_sys_deadline(AGAIN_NS);
 	}
 }
 
@@ -359,7 +372,8 @@ static int await_pass(struct td_engine *engine, uint64_t deadline_ns)
 		if (err == -ETIMEDOUT)
 			return err;
 		if (!tdi_grace_runs(grace)) {
-			pass(engine, NULL);
+			if (!pass(engine, NULL))
+				tdi_sys_pause(AGAIN_NS);
 			continue;
 		}
 		tdi_grace_request(grace);
@@ -370,7 +384,12 @@ static int await_pass(struct td_engine *engine, uint64_t deadline_ns)
 /* Past its grace period: until it is freed. */
 static int await_freed(struct td_batch *batch, uint64_t deadline_ns)
 {
-	tdi_batch_take_direct(batch);
+	/* Behind one that cannot be seen yet there may be what was added before. */
+	while (!tdi_batch_take_direct(batch)) {
+		if (tdi_sys_now_ns() >= deadline_ns)
+			return -ETIMEDOUT;
+		tdi_sys_pause(TDI_BATCH_LINK_PAUSE_NS);
+	}
 	/* Left over where an engine abandoned its works. */
 	if (tdi_batch_has_ready(batch))
 		tdi_batch_submit(batch);
@@ -385,24 +404,22 @@ int tdi_grace_barrier(struct td_engine *engine, struct td_batch *batch,
 	return err ? err : await_freed(batch, deadline_ns);
 }
 
-/* What a pass moves is nowhere for a moment, but only under the list's lock. */
-bool tdi_grace_is_empty(struct td_engine *engine, struct td_batch *batch)
+static bool all_empty(struct tdi_grace *grace)
 {
-	bool empty;
+	bool empty = true;
 
-	pthread_mutex_lock(&engine->grace.list_lock);
-	empty = tdi_batch_is_empty(batch);
-	pthread_mutex_unlock(&engine->grace.list_lock);
+	pthread_mutex_lock(&grace->list_lock);
+	for (struct td_batch *batch = grace->first; batch && empty; batch = batch->next)
+		empty = tdi_batch_is_empty(batch);
+	pthread_mutex_unlock(&grace->list_lock);
 	return empty;
 }
 
 int tdi_grace_drain(struct td_engine *engine, uint64_t deadline_ns)
 {
-	bool empty = true;
-	int err = 0;
+	int err;
 
-	for_each_batch(&engine->grace, batch) empty &= tdi_grace_is_empty(engine, batch);
-	if (empty)
+	if (all_empty(&engine->grace))
 		return 0;
 	err = await_pass(engine, deadline_ns);
 	for_each_batch(&engine->grace, batch)
@@ -415,5 +432,5 @@ int tdi_grace_drain(struct td_engine *engine, uint64_t deadline_ns)
 
 void tdi_grace_skip(struct td_engine *engine, struct td_batch *batch)
 {
-	pass(engine, batch);
+	(void)pass(engine, batch);
 }

@@ -7,7 +7,8 @@
  * grace thread, or, where it has none, in whoever needs one and may block.
  *
  *   P1  What was added before a request is in a pass that begins after the request, or in
- *       an earlier one.
+ *       an earlier one. Where there is no page to gather it in, a part may stay: then
+ *       that pass does not count, and another one follows.
  *   P2  The thread sleeps without a timeout only while nothing is open. A group or chain
  *       that nothing was added to between two passes is put to sleep: its flag is set,
  *       then every thread passes a barrier (membarrier, or a fence of its own each time
@@ -58,6 +59,9 @@ static inline bool tdi_grace_runs(const struct tdi_grace *grace)
 void tdi_grace_add(struct td_engine *engine, struct td_batch *batch);
 void tdi_grace_remove(struct td_engine *engine, struct td_batch *batch);
 
+/* Is there nothing in this batch, in no state? Callbacks of its own may add meanwhile. */
+bool tdi_grace_is_empty(struct td_engine *engine, struct td_batch *batch);
+
 /* ---- telling the thread, if there is one; none of these blocks ---- */
 
 void tdi_grace_request(struct tdi_grace *grace); /* a pass that begins after this */
@@ -73,9 +77,6 @@ int tdi_grace_barrier(struct td_engine *engine, struct td_batch *batch,
 
 /* The same for all batches of the engine. */
 int tdi_grace_drain(struct td_engine *engine, uint64_t deadline_ns);
-
-/* Nothing is in the batch, and no pass has anything of it in hand. */
-bool tdi_grace_is_empty(struct td_engine *engine, struct td_batch *batch);
 
 /* A pass in the caller for one batch, without a grace period. */
 void tdi_grace_skip(struct td_engine *engine, struct td_batch *batch);

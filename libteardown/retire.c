@@ -51,7 +51,7 @@ void tdi_retire_settle(struct td_engine *engine)
 void tdi_retire_destroy(struct td_engine *engine)
 {
 	struct td_batch *batch = engine->retired;
-	bool all;
+	bool all; /* it has no groups */
 
 	if (!batch)
 		return;
