@@ -126,24 +126,11 @@ static void close_page(struct td_batch *batch, struct tdi_group *group,
 	report(batch, group, atomic_load_explicit(&page->bytes, memory_order_relaxed));
 	atomic_store_explicit(&group->reported, 0, memory_order_relaxed);
 	group->stop = NULL;
-	/* Before the push: see group.h. */
-	atomic_store_explicit(&group->next, NULL, memory_order_release);
+	/* Around the push: see group.h. */
+	atomic_store_explicit(&group->next, TDI_GROUP_CLOSING, memory_order_release);
 	tdi_page_push(&batch->pages, &batch->closed, page);
-}
-
-/* Sets the next stop: the end of the page, or enough objects for a group. */
-static void go_on(struct td_batch *batch, struct tdi_group *group, struct tdi_page *page,
-		  void **next)
-{
-	size_t n = (size_t)(tdi_page_limit(page) - next);
-
-	if (group->until_close == 0) {
-		group->until_close = batch->close_count;
-		tdi_grace_hint(&batch->engine->grace);
-	}
-	n = tdi_min_size(n, group->until_close);
-	group->until_close -= n;
-	group->stop = next + n;
+	/* Release: who sees this sees the page where it was pushed to. */
+	atomic_store_explicit(&group->next, NULL, memory_order_release);
 }
 
 /* Makes place for a pointer: false: there is no page. */
@@ -152,27 +139,39 @@ static bool open_group(struct td_batch *batch, struct tdi_group *group)
 	void **next = atomic_load_explicit(&group->next, memory_order_relaxed);
 	struct tdi_page *page = tdi_page_before(next);
 
-	if (next && next != group->stop)
+	if (next && next != tdi_page_limit(page))
 		return true;
-	if (next && next == tdi_page_limit(page)) {
+	if (next)
 		close_page(batch, group, page);
-		next = NULL;
+	page = tdi_page_get(&batch->pages);
+	if (!page) {
+		tdi_grace_hint(&batch->engine->grace); /* for more */
+		return false;
 	}
-	if (!next) {
-		page = tdi_page_get(&batch->pages);
-		if (!page) {
-			tdi_grace_hint(&batch->engine->grace); /* for more */
-			return false;
-		}
-		next = page->objects;
-		group->bytes_stop = batch->report_bytes;
-		/* Release: the page is as its closer wants it. */
-		atomic_store_explicit(&group->next, next, memory_order_release);
-		if (group->until_close == 0)
-			group->until_close = batch->close_count;
-	}
-	go_on(batch, group, page, next);
+	group->bytes_stop = batch->report_bytes;
+	/* Release: the page is as its closer wants it. */
+	atomic_store_explicit(&group->next, page->objects, memory_order_release);
 	return true;
+}
+
+/*
+ * A pointer has been put in. Sets the next stop: the end of the page, or one object less
+ * than closes the group, so that the last one, too, comes by here.
+ */
+static void go_on(struct td_batch *batch, struct tdi_group *group)
+{
+	void **next = atomic_load_explicit(&group->next, memory_order_relaxed);
+	size_t n = (size_t)(tdi_page_limit(tdi_page_before(next)) - next);
+
+	if (group->until_close == 0) /* the first one ever */
+		group->until_close = batch->close_count;
+	if (--group->until_close == 0) {
+		group->until_close = batch->close_count;
+		tdi_grace_hint(&batch->engine->grace);
+	}
+	n = tdi_min_size(n, group->until_close - 1);
+	group->until_close -= n;
+	group->stop = next + n;
 }
 
 /*
@@ -240,6 +239,7 @@ static bool put_pointer(struct td_batch *batch, void *object, size_t bytes)
 		return false;
 	put_in(group, atomic_load_explicit(&group->next, memory_order_relaxed), object,
 	       bytes, &more);
+	go_on(batch, group);
 	(void)after(batch, group);
 	return true;
 }
@@ -357,7 +357,7 @@ int td_batch_flush(td_batch *batch, unsigned flags)
 		tdi_grace_skip(batch->engine, batch);
 	else if (tdi_grace_runs(&batch->engine->grace))
 		tdi_grace_request(&batch->engine->grace);
-	else
+	else if (!tdi_engine_is_reaper(batch->engine)) /* who would wait for itself */
 		(void)tdi_grace_barrier(batch->engine, batch, UINT64_MAX);
 	return 0;
 }

@@ -147,13 +147,23 @@ static size_t free_page(struct td_batch *batch, bool wait)
 /*
  * The chain's epochs: `pending` counts one for each epoch that has nodes left. A drain
  * changes epochs only when the other one has none, so there are two runs at most, one
- * after the other.
+ * after the other; see append() for a third.
  */
 static void append(struct td_batch *batch, struct td_batch_node *first,
 		   struct td_batch_node *last, unsigned epoch)
 {
 	struct tdi_batch_ready *ready = &batch->ready;
 
+	/* Behind a run of the other epoch, which is behind one of this: what needs no
+	 * grace period has overtaken it. It joins the last one; those who wait by now for
+	 * its own epoch do not wait for what becomes ready only now. */
+	if (ready->node_last[epoch] && ready->node_last[!epoch] &&
+	    ready->front == epoch) {
+		tdi_pending_end(&batch->pending, epoch, 1);
+		ready->node_last[!epoch] = last;
+		tdi_chain_put(&ready->nodes, first, last);
+		return;
+	}
 	/* Counted already? Then this is the same. */
 	if (ready->node_last[epoch] || ready->in_hand[epoch])
 		tdi_pending_end(&batch->pending, epoch, 1);
@@ -163,13 +173,13 @@ static void append(struct td_batch *batch, struct td_batch_node *first,
 	tdi_chain_put(&ready->nodes, first, last);
 }
 
-void tdi_batch_take_direct(struct td_batch *batch)
+bool tdi_batch_take_direct(struct td_batch *batch)
 {
 	struct td_batch_node *first, *last;
 	unsigned epoch;
 
 	if (tdi_chain_empty(&batch->direct))
-		return;
+		return true;
 	pthread_mutex_lock(&batch->ready.lock);
 	/* Counted before it is taken: one who waits sees it in one place or the other. */
 	epoch = tdi_pending_begin(&batch->pending, 1);
@@ -184,6 +194,7 @@ void tdi_batch_take_direct(struct td_batch *batch)
 		tdi_pending_end(&batch->pending, epoch, 1);
 	}
 	pthread_mutex_unlock(&batch->ready.lock);
+	return first || tdi_chain_empty(&batch->direct);
 }
 
 /* Of what the chain counts for, the part of n objects; all with the last one. */
@@ -289,7 +300,7 @@ static int slice(struct td_work *work, struct td_slice *slice)
 {
 	struct td_batch *batch = tdi_container_of(work, struct td_batch, work);
 
-	tdi_batch_take_direct(batch);
+	(void)tdi_batch_take_direct(batch);
 	while (tdi_batch_free_some(batch, true) > 0) {
 		if (tdi_sys_now_ns() >= slice->deadline_ns)
 			return TD_WORK_MORE;

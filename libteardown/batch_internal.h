@@ -118,8 +118,9 @@ bool tdi_batch_awake(struct td_batch *batch);
 /* ---- freeing ---- */
 
 bool tdi_batch_has_ready(struct td_batch *batch);
-/* Moves what needs no grace period to the rest. */
-void tdi_batch_take_direct(struct td_batch *batch);
+/* Moves what needs no grace period to the rest. False: there is some that cannot be seen
+ * yet, see chain.h. */
+bool tdi_batch_take_direct(struct td_batch *batch);
 /* Gives what is ready to the reapers; where there are none it is freed before this
  * returns. */
 void tdi_batch_submit(struct td_batch *batch);

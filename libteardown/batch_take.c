@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define LINK_PAUSE_NS 20000u
+#define CLOSING_LOOKS 200
 
 static void wait_in_line(struct td_batch *batch, struct tdi_page *page)
 {
@@ -80,11 +81,27 @@ static void gather_ends(struct td_batch *batch)
 	}
 }
 
+/* What a group has published. It takes its owner some nanoseconds to push a page, if he
+ * is not held up in between. */
+static void **published(struct tdi_group *group)
+{
+	void **next;
+
+	/* Acquire: pairs with the release of whoever adds. */
+	for (unsigned looks = 1;
+	     (next = atomic_load_explicit(&group->next, memory_order_acquire)) ==
+	     TDI_GROUP_CLOSING;
+	     looks++) {
+		if (looks % CLOSING_LOOKS == 0)
+			tdi_sys_pause(LINK_PAUSE_NS);
+	}
+	return next;
+}
+
 /* Copies what a group has published since. False: there is no page to copy to. */
 static bool take_open(struct td_batch *batch, struct tdi_group *group)
 {
-	/* Acquire: pairs with the release of whoever adds. */
-	void **next = atomic_load_explicit(&group->next, memory_order_acquire);
+	void **next = published(group);
 	struct tdi_page *page = tdi_page_before(next), *gather;
 	uint64_t bytes;
 
@@ -163,11 +180,14 @@ bool tdi_batch_take(struct td_batch *batch)
 		take_closed(batch);
 		tdi_groups_for_each(&batch->groups, block, group)
 		{
-			/* The rest of it at the next pass, which will come. */
 			if (!take_open(batch, group))
-				tdi_grace_request(&batch->engine->grace);
+				atomic_store_explicit(&batch->engine->grace.left_some,
+						      true, memory_order_relaxed);
 		}
 		gather_ends(batch);
+		/* A page that was in a group before the pass may have left it before it
+		 * was looked at there: it is here then. */
+		take_closed(batch);
 		make_room(batch);
 	}
 	take_nodes(batch);
@@ -186,7 +206,8 @@ static bool has_more(struct tdi_group *group)
 {
 	void **next = atomic_load_explicit(&group->next, memory_order_acquire);
 
-	return next && tdi_page_before(next)->start != next;
+	return next == TDI_GROUP_CLOSING ||
+	       (next && tdi_page_before(next)->start != next);
 }
 
 bool tdi_batch_drowse(struct td_batch *batch)
@@ -236,13 +257,33 @@ bool tdi_batch_awake(struct td_batch *batch)
 	return false;
 }
 
-bool tdi_batch_is_empty(struct td_batch *batch)
+static bool has_open(struct td_batch *batch)
 {
 	tdi_groups_for_each(&batch->groups, block, group)
 	{
 		if (has_more(group))
-			return false;
+			return true;
 	}
-	return tdi_page_stack_empty(&batch->closed) && tdi_chain_empty(&batch->open) &&
-	       tdi_pending_count(&batch->pending) == 0 && !tdi_batch_has_ready(batch);
+	return !tdi_page_stack_empty(&batch->closed) || !tdi_chain_empty(&batch->open);
+}
+
+/*
+ * In the order in which objects move on, so that none is overtaken. They move from here
+ * to `pending` under the list's lock. And only callbacks put some back to the beginning:
+ * then one has returned meanwhile, or is pending.
+ */
+bool tdi_batch_is_empty(struct td_batch *batch)
+{
+	struct tdi_grace *grace = &batch->engine->grace;
+	uint64_t freed =
+		atomic_load_explicit(&batch->objects_freed, memory_order_seq_cst);
+	bool any;
+
+	pthread_mutex_lock(&grace->list_lock);
+	any = tdi_batch_has_ready(batch) || tdi_pending_count(&batch->pending) != 0 ||
+	      has_open(batch) || tdi_batch_has_ready(batch) ||
+	      tdi_pending_count(&batch->pending) != 0;
+	pthread_mutex_unlock(&grace->list_lock);
+	return !any &&
+	       freed == atomic_load_explicit(&batch->objects_freed, memory_order_seq_cst);
 }

@@ -10,6 +10,10 @@
 
 enum { PASS = 1, WAKE = 2, TRIM = 4, STOP = 8 };
 
+#define LINK_PAUSE_NS 20000u
+/* Until a pass that had to leave something tries again. */
+#define RETRY_NS 1000000
+
 /* ---- fork ---- */
 
 #define FORK_WAIT_NS 1000000000
@@ -140,7 +144,11 @@ static void pass(struct td_engine *engine, struct td_batch *only)
 	pthread_mutex_lock(&grace->pass_lock);
 	/* Acquire: what was added before it was wanted is taken (P1). */
 	wanted = atomic_load_explicit(&grace->wanted, memory_order_acquire);
+	if (!only)
+		atomic_store_explicit(&grace->left_some, false, memory_order_relaxed);
 	taken = take(grace, only);
+	if (atomic_load_explicit(&grace->left_some, memory_order_relaxed))
+		wanted = atomic_load_explicit(&grace->done, memory_order_relaxed);
 	if (taken && !only)
 		synchronize(engine);
 	for (; taken; taken = next) {
@@ -261,11 +269,17 @@ static void run_passes(struct td_engine *engine)
 		pass(engine, NULL);
 		if (tdi_sys_now_ns() >= grace->drowse_ns) {
 			drowse(grace);
+			/* If all is asleep there is no saying when it will be due. */
 			grace->drowse_ns = next_due(grace);
+			if (grace->drowse_ns == UINT64_MAX)
+				grace->drowse_ns = 0;
 		}
 		if (signal & TRIM)
 			trim(grace);
 		due_ns = next_due(grace);
+		if (atomic_load_explicit(&grace->left_some, memory_order_relaxed) &&
+		    tdi_sys_deadline(RETRY_NS) < due_ns)
+			due_ns = tdi_sys_deadline(RETRY_NS);
 	}
 }
 
@@ -340,6 +354,8 @@ static int await_pass(struct td_engine *engine, uint64_t deadline_ns)
 		atomic_fetch_add_explicit(&grace->wanted, 1, memory_order_seq_cst) + 1;
 	int err = 0;
 
+	/* Once: a pass that had to leave something is followed by another by itself. */
+	tdi_grace_request(grace);
 	for (;;) {
 		uint32_t changes =
 			atomic_load_explicit(&grace->changes, memory_order_acquire);
@@ -351,9 +367,10 @@ static int await_pass(struct td_engine *engine, uint64_t deadline_ns)
 			return err;
 		if (!tdi_grace_runs(grace)) {
 			pass(engine, NULL);
+			if (atomic_load_explicit(&grace->left_some, memory_order_relaxed))
+				tdi_sys_pause(RETRY_NS);
 			continue;
 		}
-		tdi_grace_request(grace);
 		err = tdi_sys_futex_wait(&grace->changes, changes, deadline_ns);
 	}
 }
@@ -361,7 +378,9 @@ static int await_pass(struct td_engine *engine, uint64_t deadline_ns)
 /* Past its grace period: until it is freed. */
 static int await_freed(struct td_batch *batch, uint64_t deadline_ns)
 {
-	tdi_batch_take_direct(batch);
+	/* What was added before may be behind somebody who has yet to link himself. */
+	while (!tdi_batch_take_direct(batch))
+		tdi_sys_pause(LINK_PAUSE_NS);
 	/* Left over where an engine abandoned its works. */
 	if (tdi_batch_has_ready(batch))
 		tdi_batch_submit(batch);

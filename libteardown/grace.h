@@ -28,6 +28,7 @@ struct tdi_grace {
 	_Atomic(uint32_t) wanted, done; /* passes that somebody waits for */
 	_Atomic(uint32_t) changes;	/* a futex: of done, and of running */
 	_Atomic(uint32_t) running;	/* there is a thread */
+	_Atomic(uint32_t) left_some;	/* the last pass did, for want of memory */
 	_Atomic(uint64_t) periods;
 	uint64_t drowse_ns; /* when to look what may sleep; the thread's */
 	bool sleepless;	    /* the kernel refuses membarrier by now: P2 does not hold */

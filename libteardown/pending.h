@@ -36,8 +36,9 @@ void tdi_pending_end(struct tdi_pending *pending, unsigned epoch, uint32_t n);
 /* How many are under way: a hint where others begin and end them. */
 static inline uint32_t tdi_pending_count(const struct tdi_pending *pending)
 {
-	return atomic_load_explicit(&pending->n[0], memory_order_relaxed) +
-	       atomic_load_explicit(&pending->n[1], memory_order_relaxed);
+	/* Acquire: pairs with tdi_pending_end, for those who look at what it left. */
+	return atomic_load_explicit(&pending->n[0], memory_order_acquire) +
+	       atomic_load_explicit(&pending->n[1], memory_order_acquire);
 }
 
 /* Blocks until all that began before this call has ended. 0, -ETIMEDOUT. */

@@ -208,9 +208,11 @@ int td_batch_free_list(td_batch *batch, struct td_batch_list *list, unsigned fla
  *   flags  0, or TD_BATCH_NO_READERS: what was added so far, as far as the caller knows
  *          of it, is given to the reapers without a grace period
  *
- * Returns 0; -EINVAL: NULL, unknown flags; -ECHILD. Context: with 0 does not block; with
- * TD_BATCH_NO_READERS it may wait for a grace period that is under way, and must not be
- * called inside a read-side critical section. (rows B4, B5)
+ * Returns 0; -EINVAL: NULL, unknown flags; -ECHILD. Context: with 0 does not block; but
+ * where the engine has no grace thread any more it frees in the caller, as
+ * td_batch_barrier() does, or in a callback does nothing. With TD_BATCH_NO_READERS it may
+ * wait for a grace period that is under way, and must not be called inside a read-side
+ * critical section. (rows B4, B5)
  */
 int td_batch_flush(td_batch *batch, unsigned flags);
 
