@@ -73,12 +73,19 @@ static TDI_HOT void hold_bound(struct td_batch *batch)
 static TDI_HOT void put_nodes(struct td_batch *batch, struct td_batch_node *first,
 			      struct td_batch_node *last, size_t n, uint64_t bytes)
 {
+	bool closes;
+
 	atomic_fetch_add_explicit(&batch->bytes, (int64_t)bytes, memory_order_relaxed);
-	atomic_fetch_add_explicit(&batch->open_bytes, bytes, memory_order_relaxed);
-	if (atomic_fetch_add_explicit(&batch->open_count, n, memory_order_relaxed) + n >=
-	    batch->close_count)
-		tdi_grace_hint(&batch->engine->grace);
+	closes = atomic_fetch_add_explicit(&batch->open_bytes, bytes,
+					   memory_order_relaxed) +
+			 bytes >=
+		 batch->close_bytes;
+	closes |= atomic_fetch_add_explicit(&batch->open_count, n, memory_order_relaxed) +
+			  n >=
+		  batch->close_count;
 	tdi_chain_put(&batch->open, first, last);
+	if (closes) /* not before there is something to be found */
+		tdi_grace_hint(&batch->engine->grace);
 	/* seq_cst: after the exchange in there; pairs with tdi_batch_drowse. */
 	if (atomic_load_explicit(&batch->open_asleep, memory_order_seq_cst) &&
 	    atomic_exchange_explicit(&batch->open_asleep, 0, memory_order_seq_cst))
