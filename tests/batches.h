@@ -116,7 +116,8 @@ static inline void let_callbacks_go(struct tally *tally)
 static td_batch *batch __attribute__((unused));
 static struct tally tally __attribute__((unused));
 
-/* What the test leaves open: objects are tallied, and nothing closes a group by itself. */
+/* What the test leaves open: objects are tallied, and nothing closes a group by itself.
+ */
 static inline struct td_batch_opts test_opts(const struct td_batch_opts *given)
 {
 	struct td_batch_opts opts = *given;

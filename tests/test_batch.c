@@ -153,7 +153,8 @@ END_TEST
 
 START_TEST(objects_count_as_many_bytes_as_the_batch_was_told)
 {
-	closes_itself_at(TD_BATCH_OPTS(.close_bytes = 10000, .object_bytes = 1000), 10, 0);
+	closes_itself_at(TD_BATCH_OPTS(.close_bytes = 10000, .object_bytes = 1000), 10,
+			 0);
 }
 END_TEST
 
@@ -381,9 +382,8 @@ static void wait_beside_flood(int (*call)(void))
 		do {
 			added = atomic_load(&flood_added);
 			ck_assert_int_eq(call(), 0);
-			ck_assert_uint_eq(
-				count_freed(objects + checked, added - checked),
-				added - checked);
+			ck_assert_uint_eq(count_freed(objects + checked, added - checked),
+					  added - checked);
 			checked = added;
 		} while (added < FLOOD);
 		pthread_join(thread, NULL);
