@@ -185,6 +185,22 @@ static inline void teardown_batch(void)
 	teardown();
 }
 
+/* In groups, in full pages if they are many, linked. */
+static inline void add_all_sorts(struct object *objects, size_t n)
+{
+	struct td_batch_list list = {0};
+
+	for (size_t i = 0; i < n; i++) {
+		if (i % 3 == 0)
+			add_node(batch, &objects[i], 0);
+		else if (i % 3 == 1)
+			add_ptr(batch, &objects[i], 0);
+		else
+			td_batch_list_add(&list, &objects[i].node, 0);
+	}
+	ck_assert_int_eq(td_batch_free_list(batch, &list, 0), 0);
+}
+
 /* ---- readers ---- */
 
 struct reader {
