@@ -62,13 +62,19 @@ static TDI_HOT void hold_bound(struct td_batch *batch)
 static TDI_HOT void put_nodes(struct td_batch *batch, struct td_batch_node *first,
 			      struct td_batch_node *last, size_t n, uint64_t bytes)
 {
+	bool closes;
+
 	atomic_fetch_add_explicit(&batch->bytes, (int64_t)bytes, memory_order_relaxed);
-	bytes += atomic_fetch_add_explicit(&batch->open_bytes, bytes,
-					   memory_order_relaxed);
-	n += atomic_fetch_add_explicit(&batch->open_count, n, memory_order_relaxed);
-	if (n >= batch->close_count || bytes >= batch->close_bytes)
-		tdi_grace_hint(&batch->engine->grace);
+	closes = atomic_fetch_add_explicit(&batch->open_bytes, bytes,
+					   memory_order_relaxed) +
+			 bytes >=
+		 batch->close_bytes;
+	closes |= atomic_fetch_add_explicit(&batch->open_count, n, memory_order_relaxed) +
+			  n >=
+		  batch->close_count;
 	tdi_chain_put(&batch->open, first, last);
+	if (closes) /* not before there is something to be found */
+		tdi_grace_hint(&batch->engine->grace);
 	/* seq_cst: after the exchange in there; pairs with tdi_batch_drowse. */
 	if (atomic_load_explicit(&batch->open_asleep, memory_order_seq_cst) &&
 	    atomic_exchange_explicit(&batch->open_asleep, 0, memory_order_seq_cst))
@@ -116,24 +122,11 @@ static void close_page(struct td_batch *batch, struct tdi_group *group,
 	report(batch, group, atomic_load_explicit(&page->bytes, memory_order_relaxed));
 	atomic_store_explicit(&group->reported, 0, memory_order_relaxed);
 	group->stop = NULL;
-	/* Before the push: see group.h. */
-	atomic_store_explicit(&group->next, NULL, memory_order_release);
+	/* Around the push: see group.h. */
+	atomic_store_explicit(&group->next, TDI_GROUP_CLOSING, memory_order_release);
 	tdi_page_push(&batch->pages, &batch->closed, page);
-}
-
-/* Sets the next stop: the end of the page, or enough objects for a group. */
-static void go_on(struct td_batch *batch, struct tdi_group *group, struct tdi_page *page,
-		  void **next)
-{
-	size_t n = (size_t)(tdi_page_limit(page) - next);
-
-	if (group->until_close == 0) {
-		group->until_close = batch->close_count;
-		tdi_grace_hint(&batch->engine->grace);
-	}
-	n = tdi_min_size(n, group->until_close);
-	group->until_close -= n;
-	group->stop = next + n;
+	/* Release: who sees this sees the page where it was pushed to. */
+	atomic_store_explicit(&group->next, NULL, memory_order_release);
 }
 
 /* Makes place for a pointer: false: there is no page. */
@@ -142,27 +135,39 @@ static bool open_group(struct td_batch *batch, struct tdi_group *group)
 	void **next = atomic_load_explicit(&group->next, memory_order_relaxed);
 	struct tdi_page *page = tdi_page_before(next);
 
-	if (next && next != group->stop)
+	if (next && next != tdi_page_limit(page))
 		return true;
-	if (next && next == tdi_page_limit(page)) {
+	if (next)
 		close_page(batch, group, page);
-		next = NULL;
+	page = tdi_page_get(&batch->pages);
+	if (!page) {
+		tdi_grace_hint(&batch->engine->grace); /* for more */
+		return false;
 	}
-	if (!next) {
-		page = tdi_page_get(&batch->pages);
-		if (!page) {
-			tdi_grace_hint(&batch->engine->grace); /* for more */
-			return false;
-		}
-		next = page->objects;
-		group->bytes_stop = batch->report_bytes;
-		/* Release: the page is as its closer wants it. */
-		atomic_store_explicit(&group->next, next, memory_order_release);
-		if (group->until_close == 0)
-			group->until_close = batch->close_count;
-	}
-	go_on(batch, group, page, next);
+	group->bytes_stop = batch->report_bytes;
+	/* Release: the page is as its closer wants it. */
+	atomic_store_explicit(&group->next, page->objects, memory_order_release);
 	return true;
+}
+
+/*
+ * A pointer has been put in. Sets the next stop: the end of the page, or one object less
+ * than closes the group, so that the last one, too, comes by here.
+ */
+static void go_on(struct td_batch *batch, struct tdi_group *group)
+{
+	void **next = atomic_load_explicit(&group->next, memory_order_relaxed);
+	size_t n = (size_t)(tdi_page_limit(tdi_page_before(next)) - next);
+
+	if (group->until_close == 0) /* the first one ever */
+		group->until_close = batch->close_count;
+	if (--group->until_close == 0) {
+		group->until_close = batch->close_count;
+		tdi_grace_hint(&batch->engine->grace);
+	}
+	n = tdi_min_size(n, group->until_close - 1);
+	group->until_close -= n;
+	group->stop = next + n;
 }
 
 /*
@@ -230,6 +235,7 @@ static bool put_pointer(struct td_batch *batch, void *object, size_t bytes)
 		return false;
 	put_in(group, atomic_load_explicit(&group->next, memory_order_relaxed), object,
 	       bytes, &more);
+	go_on(batch, group);
 	(void)after(batch, group);
 	return true;
 }

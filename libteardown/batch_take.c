@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#define CLOSING_LOOKS 200
+
 static void wait_in_line(struct td_batch *batch, struct tdi_page *page)
 {
 	tdi_page_link(&batch->pages, page, NULL);
@@ -78,11 +80,27 @@ static void gather_ends(struct td_batch *batch)
 	}
 }
 
+/* What a group has published. It takes its owner some nanoseconds to push a page, if he
+ * is not held up in between. */
+static void **published(struct tdi_group *group)
+{
+	void **next;
+
+	/* Acquire: pairs with the release of whoever adds. */
+	for (unsigned looks = 1;
+	     (next = atomic_load_explicit(&group->next, memory_order_acquire)) ==
+	     TDI_GROUP_CLOSING;
+	     looks++) {
+		if (looks % CLOSING_LOOKS == 0)
+			tdi_sys_pause(TDI_BATCH_LINK_PAUSE_NS);
+	}
+	return next;
+}
+
 /* Copies what a group has published since. False: there is no page to copy to. */
 static bool take_open(struct td_batch *batch, struct tdi_group *group)
 {
-	/* Acquire: pairs with the release of whoever adds. */
-	void **next = atomic_load_explicit(&group->next, memory_order_acquire);
+	void **next = published(group);
 	struct tdi_page *page = tdi_page_before(next), *gather;
 	uint64_t bytes;
 
@@ -165,6 +183,9 @@ bool tdi_batch_take(struct td_batch *batch, bool *all)
 				*all = false;
 		}
 		gather_ends(batch);
+		/* A page that was in a group before the pass may have left it before it
+		 * was looked at there: it is here then. */
+		take_closed(batch);
 		make_room(batch);
 	}
 	take_nodes(batch);
@@ -183,7 +204,8 @@ static bool has_more(struct tdi_group *group)
 {
 	void **next = atomic_load_explicit(&group->next, memory_order_acquire);
 
-	return next && tdi_page_before(next)->start != next;
+	return next == TDI_GROUP_CLOSING ||
+	       (next && tdi_page_before(next)->start != next);
 }
 
 bool tdi_batch_drowse(struct td_batch *batch)

@@ -279,7 +279,10 @@ static void run_passes(struct td_engine *engine)
 		all = pass(engine, NULL);
 		if (tdi_sys_now_ns() >= grace->drowse_ns) {
 			drowse(grace);
+			/* If all is asleep there is no saying when it will be due. */
 			grace->drowse_ns = next_due(grace);
+			if (grace->drowse_ns == UINT64_MAX)
+				grace->drowse_ns = 0;
 		}
 		if (signal & TRIM)
 			trim(grace);
@@ -362,6 +365,8 @@ static int await_pass(struct td_engine *engine, uint64_t deadline_ns)
 		atomic_fetch_add_explicit(&grace->wanted, 1, memory_order_seq_cst) + 1;
 	int err = 0;
 
+	/* Once: a pass that had to leave something is followed by another by itself. */
+	tdi_grace_request(grace);
 	for (;;) {
 		uint32_t changes =
 			atomic_load_explicit(&grace->changes, memory_order_acquire);
@@ -376,7 +381,6 @@ static int await_pass(struct td_engine *engine, uint64_t deadline_ns)
 				tdi_sys_pause(AGAIN_NS);
 			continue;
 		}
-		tdi_grace_request(grace);
 		err = tdi_sys_futex_wait(&grace->changes, changes, deadline_ns);
 	}
 }

@@ -20,21 +20,32 @@ enum tdi_group_flags {
 struct tdi_group {
 	/*
 	 * Where the next pointer goes; NULL without a page. A release publishes what is
-	 * before it, back to the start of its page: the closer's acquire. NULL is stored
-	 * before a full page is pushed, so that no closer meets a page in both places.
+	 * before it, back to the start of its page: the closer's acquire. While a full
+	 * page is pushed this is TDI_GROUP_CLOSING: it is neither here nor, for all that
+	 * a closer can know, there.
 	 */
 	_Alignas(TDI_CACHE_LINE) _Atomic(void **) next;
 	void **stop;		    /* where it stops, for one reason or another */
 	uint64_t bytes_stop;	    /* and at how many bytes in the page */
 	_Atomic(uint64_t) reported; /* of the page's bytes: counted in the batch's */
 	uint64_t since_close;	    /* bytes, reported ones */
-	size_t until_close;	    /* objects beyond stop */
+	size_t until_close;	    /* objects beyond stop, at least 1; 0 at first */
 	_Atomic(uint32_t) flags;    /* enum tdi_group_flags */
 
 	_Alignas(TDI_CACHE_LINE) _Atomic(uint64_t) owner; /* its token; 0: nobody */
 	/* The closer's: something was in it since it last looked; it was put to sleep. */
 	bool used, tried;
 };
+
+#define TDI_GROUP_CLOSING ((void **)1)
+
+/* For those who look from elsewhere: the page that it is about to leave is not seen. */
+static inline void **tdi_group_next(struct tdi_group *group)
+{
+	void **next = atomic_load_explicit(&group->next, memory_order_acquire);
+
+	return next == TDI_GROUP_CLOSING ? NULL : next;
+}
 
 struct tdi_group_block {
 	struct tdi_group_block *next; /* constant once published */

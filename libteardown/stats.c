@@ -77,7 +77,7 @@ static int64_t unreported(struct td_batch *batch)
 
 	tdi_groups_for_each(&batch->groups, block, group)
 	{
-		void **next = atomic_load_explicit(&group->next, memory_order_acquire);
+		void **next = tdi_group_next(group);
 
 		if (next)
 			bytes += (int64_t)(load(&tdi_page_before(next)->bytes) -
