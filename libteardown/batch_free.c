@@ -47,8 +47,9 @@ void tdi_batch_await_room(struct td_batch *batch)
 	atomic_fetch_add_explicit(&batch->waits, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&batch->room_waiters, 1, memory_order_seq_cst);
 	seq = atomic_load_explicit(&batch->room_seq, memory_order_seq_cst);
-	/* What became ready before is not told any more. */
-	if (!has_page(batch))
+	/* What became ready before is not told any more. Who does not help waits for
+	 * those who free it. */
+	if (!batch->helps || !has_page(batch))
 		tdi_sys_futex_wait(&batch->room_seq, seq, tdi_sys_deadline(ROOM_WAIT_NS));
 	atomic_fetch_sub_explicit(&batch->room_waiters, 1, memory_order_relaxed);
 }
