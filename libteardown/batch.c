@@ -98,9 +98,14 @@ static void put_direct(struct td_batch *batch, struct td_batch_list *list, uint6
 /* ---- a thread's group ---- */
 
 /*
- * Counts what the group holds in the batch's bytes: now and then, for it is a line that
+ * What a group holds is counted in the batch's bytes now and then, for it is a line that
  * all write to. At the bound each time, so that each time hold_bound() is asked.
  */
+static uint64_t until_report(const struct td_batch *batch, int64_t bytes)
+{
+	return tdi_unlikely(at_bound(batch, bytes)) ? 1 : batch->report_bytes;
+}
+
 static void report(struct td_batch *batch, struct tdi_group *group, uint64_t in_page)
 {
 	uint64_t more =
@@ -110,9 +115,7 @@ static void report(struct td_batch *batch, struct tdi_group *group, uint64_t in_
 							  memory_order_relaxed);
 
 	atomic_store_explicit(&group->reported, in_page, memory_order_relaxed);
-	group->bytes_stop =
-		in_page +
-		(tdi_unlikely(at_bound(batch, bytes)) ? 1 : batch->report_bytes);
+	group->bytes_stop = in_page + until_report(batch, bytes);
 	group->since_close += more;
 	if (group->since_close >= batch->close_bytes) {
 		group->since_close = 0;
@@ -165,7 +168,8 @@ static bool open_group(struct td_batch *batch, struct tdi_group *group)
 			return false;
 		}
 		next = page->objects;
-		group->bytes_stop = batch->report_bytes;
+		group->bytes_stop = until_report(
+			batch, atomic_load_explicit(&batch->bytes, memory_order_relaxed));
 		/* Release: the page is as its closer wants it. */
 		atomic_store_explicit(&group->next, next, memory_order_release);
 		if (group->until_close == 0)
