@@ -262,6 +262,9 @@ static void run_passes(struct td_engine *engine)
 		if (tdi_sys_now_ns() >= grace->drowse_ns) {
 			drowse(grace);
 			grace->drowse_ns = next_due(grace);
+			/* All asleep: whatever is woken up next can be put to sleep. */
+			if (grace->drowse_ns == UINT64_MAX)
+				grace->drowse_ns = 0;
 		}
 		if (signal & TRIM)
 			trim(grace);
