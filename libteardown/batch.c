@@ -94,9 +94,14 @@ static void put_direct(struct td_batch *batch, struct td_batch_list *list, uint6
 /* ---- a thread's group ---- */
 
 /*
- * Counts what the group holds in the batch's bytes: now and then, for it is a line that
+ * What a group holds is counted in the batch's bytes now and then, for it is a line that
  * all write to. At the bound each time, so that each time hold_bound() is asked.
  */
+static uint64_t until_report(const struct td_batch *batch, int64_t bytes)
+{
+	return tdi_unlikely(at_bound(batch, bytes)) ? 1 : batch->report_bytes;
+}
+
 static void report(struct td_batch *batch, struct tdi_group *group, uint64_t in_page)
 {
 	uint64_t more =
@@ -106,9 +111,7 @@ static void report(struct td_batch *batch, struct tdi_group *group, uint64_t in_
 							  memory_order_relaxed);
 
 	atomic_store_explicit(&group->reported, in_page, memory_order_relaxed);
-	group->bytes_stop =
-		in_page +
-		(tdi_unlikely(at_bound(batch, bytes)) ? 1 : batch->report_bytes);
+	group->bytes_stop = in_page + until_report(batch, bytes);
 	group->since_close += more;
 	if (group->since_close >= batch->close_bytes) {
 		group->since_close = 0;
@@ -144,7 +147,8 @@ static bool open_group(struct td_batch *batch, struct tdi_group *group)
 		tdi_grace_hint(&batch->engine->grace); /* for more */
 		return false;
 	}
-	group->bytes_stop = batch->report_bytes;
+	group->bytes_stop = until_report(
+		batch, atomic_load_explicit(&batch->bytes, memory_order_relaxed));
 	/* Release: the page is as its closer wants it. */
 	atomic_store_explicit(&group->next, page->objects, memory_order_release);
 	return true;

@@ -89,7 +89,8 @@ struct td_batch_opts {
 	/*
 	 * Bound on what has been added and not yet been freed. From one half on, a thread
 	 * that adds helps to free what is past its grace period (TD_BATCH_HELP); from
-	 * seven eighths on it gives up the CPU for at most 40 us a call, so that grace
+	 * seven eighths on it gives up the CPU for at most 20 us a call (and as long as
+	 * the kernel is late: 50 us by default, see PR_SET_TIMERSLACK), so that grace
 	 * periods and reapers get on; but it never fails for it, and if a reader holds a
 	 * grace period up for longer the bound is passed, and that is counted.
 	 * 0 = 256 MiB; TD_BATCH_UNBOUNDED. Exact but for a page of pointers (504
@@ -157,7 +158,7 @@ int td_batch_free(td_batch *batch, struct td_batch_node *node, size_t bytes);
  * The same for an object without a node. Where there is no room for its pointer (the pool
  * that the grace thread keeps filled is empty, or more threads add at once than there are
  * groups yet) the caller helps to free, if that is allowed, and otherwise gives up the
- * CPU for at most 100 us in all; if there is still none:
+ * CPU for as long, at most twice; if there is still none:
  *
  * Returns -EAGAIN: the object is still the caller's. Otherwise as td_batch_free().
  * A callback does not wait for room.
