@@ -11,12 +11,13 @@
 
 #define BENCH_GIB ((size_t)1 << 30)
 #define BENCH_REPEAT_MAX 1000u
-#define BENCH_VALUES_MAX 8u
+#define BENCH_VALUES_MAX 12u
 
 /* ---- scenarios: one file each, named in main.c's table ---- */
 
 struct bench_opts {
 	size_t size;	 /* 0 = what the scenario takes by default */
+	size_t objects;	 /* the same, where objects are counted */
 	unsigned repeat; /* rounds that count */
 };
 
@@ -26,7 +27,7 @@ struct bench_scenario {
 };
 
 extern const struct bench_scenario bench_put, bench_reclaim, bench_unmap, bench_threshold,
-	bench_lookup, bench_stall;
+	bench_lookup, bench_stall, bench_batch;
 
 /* ---- measuring ---- */
 

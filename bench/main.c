@@ -10,21 +10,24 @@
 
 #define EXIT_USAGE 2
 #define REPEAT_DEFAULT 5
+#define OBJECTS_MIN 2000u
+#define OBJECTS_MAX 1000000000u
 
 static const struct bench_scenario *const scenarios[] = {
-	&bench_put,	  &bench_reclaim, &bench_unmap,
-	&bench_threshold, &bench_lookup,  &bench_stall,
+	&bench_put,    &bench_reclaim, &bench_unmap, &bench_threshold,
+	&bench_lookup, &bench_stall,   &bench_batch,
 };
 #define NR_SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 
 static int help(void)
 {
-	printf("usage: td-bench SCENARIO [--size SIZE] [--repeat N]\n"
+	printf("usage: td-bench SCENARIO [--size SIZE] [--objects M] [--repeat N]\n"
 	       "  SIZE  bytes, or with K, M, G: KiB, MiB, GiB\n"
+	       "  M     objects, for batch: 2000 to %u\n"
 	       "  N     rounds that count, 1 to %u (default: %u), after one that does "
 	       "not\n"
 	       "scenarios, with the sizes they take by default:\n",
-	       BENCH_REPEAT_MAX, REPEAT_DEFAULT);
+	       OBJECTS_MAX, BENCH_REPEAT_MAX, REPEAT_DEFAULT);
 	for (size_t i = 0; i < NR_SCENARIOS; i++)
 		printf("  %-9s %s\n", scenarios[i]->name, scenarios[i]->what);
 	return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -36,16 +39,16 @@ __attribute__((noreturn)) static void usage_error(const char *what, const char *
 	exit(EXIT_USAGE);
 }
 
-static unsigned parse_repeat(const char *text)
+static unsigned parse_number(const char *text, unsigned min, unsigned max,
+			     const char *what)
 {
 	unsigned long value;
 	char *end;
 
 	errno = 0;
 	value = strtoul(text, &end, 10);
-	if (*text < '0' || *text > '9' || *end || errno || value < 1 ||
-	    value > BENCH_REPEAT_MAX)
-		usage_error("not a number of rounds:", text);
+	if (*text < '0' || *text > '9' || *end || errno || value < min || value > max)
+		usage_error(what, text);
 	return (unsigned)value;
 }
 
@@ -62,6 +65,7 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"size", required_argument, NULL, 's'},
+		{"objects", required_argument, NULL, 'o'},
 		{"repeat", required_argument, NULL, 'r'},
 		{"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
@@ -74,7 +78,11 @@ int main(int argc, char **argv)
 		if (option == 'h')
 			return help();
 		if (option == 'r')
-			opts.repeat = parse_repeat(optarg);
+			opts.repeat = parse_number(optarg, 1, BENCH_REPEAT_MAX,
+						   "not a number of rounds:");
+		else if (option == 'o')
+			opts.objects = parse_number(optarg, OBJECTS_MIN, OBJECTS_MAX,
+						    "not a number of objects:");
 		else if (option != 's')
 			return EXIT_USAGE; /* getopt_long has said why */
 		else if (!bench_parse_size(optarg, &opts.size))
