@@ -27,6 +27,8 @@
 
 #ifdef __cplusplus
 extern "C" {
+#else
+#include <stdatomic.h>
 #endif
 
 typedef struct td_batch td_batch;
@@ -169,6 +171,16 @@ struct td_batch_list {
 	uint64_t tdi_bytes;
 };
 
+/* Of a list that nobody else knows yet: in no order, which an assignment would keep. */
+static inline void tdi_batch_link(struct td_batch_node *node, struct td_batch_node *next)
+{
+#ifdef __cplusplus
+	node->tdi_next = next;
+#else
+	atomic_store_explicit(&node->tdi_next, next, memory_order_relaxed);
+#endif
+}
+
 /*
  * Adds to a list of the caller's own: in order, unlocked. bytes: as for td_batch_free(),
  * but that a list of 0 in all counts object_bytes for each of its objects.
@@ -176,9 +188,9 @@ struct td_batch_list {
 static inline void td_batch_list_add(struct td_batch_list *list,
 				     struct td_batch_node *node, size_t bytes)
 {
-	node->tdi_next = 0;
+	tdi_batch_link(node, NULL);
 	if (list->tdi_last)
-		list->tdi_last->tdi_next = node;
+		tdi_batch_link(list->tdi_last, node);
 	else
 		list->tdi_first = node;
 	list->tdi_last = node;
