@@ -37,7 +37,7 @@ struct batch_list; /* of call_rcu_list: its objects, and one rcu_head */
 
 /* A thread that adds. */
 struct batch_adder {
-	const struct batch_way *way;
+	_Alignas(64) const struct batch_way *way;
 	unsigned index;
 	struct batch_list *list;
 	struct td_batch_list td_list;

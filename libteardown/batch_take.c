@@ -48,6 +48,7 @@ static void take_closed(struct td_batch *batch)
 	for (; page; page = next) {
 		next = tdi_page_next(&batch->pages, page);
 		page->end = tdi_page_limit(page);
+		tdi_pages_touch_ahead(&batch->pages, page);
 		if (page->start != page->end) {
 			wait_in_line(batch, page);
 			continue;

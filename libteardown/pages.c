@@ -5,9 +5,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 /* Links are kept apart from the pages, so that free pages need no memory. */
 struct tdi_chunk {
 	_Atomic(uint32_t) links[TDI_CHUNK_PAGES];
+	bool touched;
 	_Alignas(TDI_PAGE_SIZE) struct tdi_page pages[TDI_CHUNK_PAGES];
 };
 
@@ -128,7 +133,22 @@ bool tdi_page_stack_empty(const struct tdi_page_stack *stack)
 
 /* ---- the pool ---- */
 
-int tdi_pages_grow(struct tdi_pages *pages)
+/* An older kernel refuses: then each page is touched when it is used. */
+static void touch(struct tdi_chunk *chunk)
+{
+	(void)tdi_sys_madvise(chunk->pages, sizeof(chunk->pages), MADV_POPULATE_WRITE);
+	chunk->touched = true;
+}
+
+void tdi_pages_touch_ahead(struct tdi_pages *pages, const struct tdi_page *page)
+{
+	struct tdi_chunk *chunk = chunk_of(pages, page->index);
+
+	if (!chunk->touched && page - chunk->pages >= TDI_TOUCH_FROM)
+		touch(chunk);
+}
+
+static int add_chunk(struct tdi_pages *pages, bool touched)
 {
 	uint32_t first = atomic_load_explicit(&pages->nr_pages, memory_order_relaxed);
 	struct tdi_chunk *chunk;
@@ -142,6 +162,8 @@ int tdi_pages_grow(struct tdi_pages *pages)
 	if (err)
 		return err;
 	chunk = memory;
+	if (touched)
+		touch(chunk);
 	for (uint32_t i = 0; i + 1 < TDI_CHUNK_PAGES; i++)
 		atomic_init(&chunk->links[i], first + i + 2);
 	/* Release: pairs with chunk_of. */
@@ -152,6 +174,11 @@ int tdi_pages_grow(struct tdi_pages *pages)
 	atomic_fetch_add_explicit(&pages->nr_free, TDI_CHUNK_PAGES, memory_order_relaxed);
 	push(pages, &pages->free, first + 1, first + TDI_CHUNK_PAGES);
 	return 0;
+}
+
+int tdi_pages_grow(struct tdi_pages *pages)
+{
+	return add_chunk(pages, true);
 }
 
 int tdi_pages_init(struct tdi_pages *pages, size_t n)
@@ -166,7 +193,7 @@ int tdi_pages_init(struct tdi_pages *pages, size_t n)
 	for (unsigned i = 0; i < TDI_CHUNKS_MAX; i++)
 		atomic_init(&pages->chunks[i], NULL);
 	while (!err && pages->nr_pages < n)
-		err = tdi_pages_grow(pages);
+		err = add_chunk(pages, false);
 	if (err)
 		tdi_pages_destroy(pages);
 	return err;
@@ -197,11 +224,12 @@ void tdi_pages_trim(struct tdi_pages *pages)
 		last = index;
 	}
 	for (unsigned i = 0; i < TDI_CHUNKS_MAX; i++) {
+		if (in_hand[i] < TDI_CHUNK_PAGES)
+			continue;
 		/* What the kernel refuses to take back is kept. */
-		if (in_hand[i] == TDI_CHUNK_PAGES)
-			(void)tdi_sys_madvise(pages->chunks[i]->pages,
-					      sizeof(pages->chunks[i]->pages),
-					      MADV_DONTNEED);
+		(void)tdi_sys_madvise(pages->chunks[i]->pages,
+				      sizeof(pages->chunks[i]->pages), MADV_DONTNEED);
+		pages->chunks[i]->touched = false;
 	}
 	push(pages, &pages->free, first, last);
 }

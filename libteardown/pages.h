@@ -16,6 +16,7 @@ enum {
 	TDI_PAGE_OBJECTS = (TDI_PAGE_SIZE - 64) / sizeof(void *),
 	TDI_CHUNK_PAGES = 127, /* with the chunk's own first page: 512 KiB */
 	TDI_CHUNKS_MAX = 1024,
+	TDI_TOUCH_FROM = 8, /* pages of a chunk in use: then the others soon will be */
 };
 
 struct tdi_page {
@@ -66,8 +67,17 @@ struct tdi_pages {
 int tdi_pages_init(struct tdi_pages *pages, size_t n);
 void tdi_pages_destroy(struct tdi_pages *pages);
 
-/* Another chunk. One caller at a time. 0, -ENOMEM, -ENOSPC: as large as can be. */
+/*
+ * Another chunk, touched: for the sake of those who take pages and would meet page
+ * faults. One caller at a time. 0, -ENOMEM, -ENOSPC: as large as can be.
+ */
 int tdi_pages_grow(struct tdi_pages *pages);
+
+/*
+ * Somebody has used this page: touches the other ones of its chunk if they are going to
+ * be used, and have not been touched yet. By the same caller as the above.
+ */
+void tdi_pages_touch_ahead(struct tdi_pages *pages, const struct tdi_page *page);
 
 /*
  * Gives what chunks hold that are not in use back to the kernel, but not their addresses.
