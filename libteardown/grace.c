@@ -225,8 +225,8 @@ static void drowse(struct tdi_grace *grace)
 	pthread_mutex_unlock(&grace->list_lock);
 }
 
-/* When the next pass is due for what is open (P3). */
-static uint64_t next_due(struct tdi_grace *grace)
+/* When the next pass is due for what is open, and was added since (P3). */
+static uint64_t next_due(struct tdi_grace *grace, uint64_t since_ns)
 {
 	uint64_t age = UINT64_MAX;
 
@@ -236,7 +236,7 @@ static uint64_t next_due(struct tdi_grace *grace)
 			age = batch->close_age_ns;
 	}
 	pthread_mutex_unlock(&grace->list_lock);
-	return tdi_sys_deadline(age > INT64_MAX ? -1 : (int64_t)age);
+	return age > UINT64_MAX - since_ns ? UINT64_MAX : since_ns + age;
 }
 
 static void trim(struct tdi_grace *grace)
@@ -262,7 +262,7 @@ static uint32_t await_signal(struct tdi_grace *grace, uint64_t due_ns)
 static void run_passes(struct td_engine *engine)
 {
 	struct tdi_grace *grace = &engine->grace;
-	uint64_t due_ns = UINT64_MAX, woken_due_ns;
+	uint64_t due_ns = UINT64_MAX, woken_due_ns, now_ns;
 	uint32_t signal;
 	bool all;
 
@@ -270,23 +270,26 @@ static void run_passes(struct td_engine *engine)
 		signal = await_signal(grace, due_ns);
 		if (signal & STOP)
 			return;
-		if (signal == WAKE && tdi_sys_now_ns() < due_ns) {
-			woken_due_ns = next_due(grace);
+		now_ns = tdi_sys_now_ns();
+		if (signal == WAKE && now_ns < due_ns) {
+			woken_due_ns = next_due(grace, now_ns);
 			if (woken_due_ns < due_ns)
 				due_ns = woken_due_ns;
 			continue;
 		}
 		all = pass(engine, NULL);
-		if (tdi_sys_now_ns() >= grace->drowse_ns) {
+		if (now_ns >= grace->drowse_ns) {
 			drowse(grace);
-			/* If all is asleep there is no saying when it will be due. */
-			grace->drowse_ns = next_due(grace);
+			grace->drowse_ns = next_due(grace, now_ns);
+			/* All asleep: whatever is woken up next can be put to sleep. */
 			if (grace->drowse_ns == UINT64_MAX)
 				grace->drowse_ns = 0;
 		}
 		if (signal & TRIM)
 			trim(grace);
-		due_ns = all ? next_due(grace) : tdi_sys_deadline(AGAIN_NS);
+		/* The age counts from the pass's begin: it took no more than was there.
+		 */
+		due_ns = all ? next_due(grace, now_ns) : tdi_sys_deadline(AGAIN_NS);
 	}
 }
 
