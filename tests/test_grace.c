@@ -109,6 +109,16 @@ static void end_reading(pthread_t thread)
 
 /* ---- linked objects ---- */
 
+static uint64_t count_ready(void)
+{
+	uint64_t count;
+
+	pthread_mutex_lock(&batch->ready.lock);
+	count = batch->ready.count;
+	pthread_mutex_unlock(&batch->ready.lock);
+	return count;
+}
+
 /*
  * What needs no grace period overtakes what waits for one, and comes behind it, too: with
  * a drain in between, which changes epochs.
@@ -129,7 +139,7 @@ START_TEST(lists_that_overtake_each_other_are_all_waited_for)
 	free_list(&frees[1], 5, TD_BATCH_NO_READERS);
 	tdi_batch_take_direct(batch);
 	end_reading(reader);
-	while (batch->ready.count < 10)
+	while (count_ready() < 10)
 		sched_yield();
 	free_list(&frees[2], 5, TD_BATCH_NO_READERS);
 	tdi_batch_take_direct(batch);

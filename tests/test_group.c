@@ -308,12 +308,14 @@ END_TEST
 
 static pthread_key_t late_key;
 static struct tdi_group *found_late;
-static unsigned late_uses;
+static unsigned late_uses, owned_late;
 
 /* After the library has been told of the end. */
 static void use_late(void *value)
 {
 	found_late = tdi_group_find(&set);
+	/* Its own once more, not what it remembers. */
+	owned_late += found_late && atomic_load(&found_late->owner) == tdi_thread_token();
 	if (late_uses++ == 0)
 		pthread_setspecific(late_key, value);
 }
@@ -334,6 +336,7 @@ START_TEST(a_destructor_that_still_adds_leaves_its_group_too)
 	pthread_create(&thread, NULL, end_late, &set);
 	pthread_join(thread, &found);
 	ck_assert_uint_eq(late_uses, 2);
+	ck_assert_uint_eq(owned_late, 2);
 	ck_assert_ptr_nonnull(found);
 	ck_assert_ptr_eq(found_late, found);
 	ck_assert_uint_eq(owned(), 0);
