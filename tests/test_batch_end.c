@@ -332,6 +332,16 @@ START_TEST(draining_an_engine_frees_what_is_open)
 }
 END_TEST
 
+static bool is_stopping(void)
+{
+	bool stopped;
+
+	pthread_mutex_lock(&engine->queue.lock);
+	stopped = engine->queue.stopped;
+	pthread_mutex_unlock(&engine->queue.lock);
+	return stopped;
+}
+
 static void *abandon_it(void *arg)
 {
 	enum td_exit_mode mode = *(enum td_exit_mode *)arg;
@@ -359,7 +369,7 @@ static void abandon_with_groups(enum td_exit_mode mode, int expected)
 	await_closed(batch, 2 * N);
 	add_all_sorts(objects + 2 * N, N); /* open */
 	pthread_create(&thread, NULL, abandon_it, &mode);
-	until(engine->queue.stopped);
+	until(is_stopping());
 	let_go(&hold);
 	pthread_join(thread, &result);
 	ck_assert_int_eq((int)(intptr_t)result, expected);

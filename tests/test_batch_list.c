@@ -252,6 +252,16 @@ static void *drain_pending(void *arg)
 	return NULL;
 }
 
+static uint64_t count_ready(void)
+{
+	uint64_t count;
+
+	pthread_mutex_lock(&batch->ready.lock);
+	count = batch->ready.count;
+	pthread_mutex_unlock(&batch->ready.lock);
+	return count;
+}
+
 START_TEST(what_needs_no_grace_period_may_overtake_the_rest)
 {
 	enum { A = 1000, C = 10 };
@@ -276,7 +286,7 @@ START_TEST(what_needs_no_grace_period_may_overtake_the_rest)
 	hand_over(objects + A + C, C, TD_BATCH_NO_READERS);
 	(void)tdi_batch_take_direct(batch); /* as the reaper between two slices */
 	leave_reader(&reader);
-	until(atomic_load(&batch->ready.count) == A + 2 * C);
+	until(count_ready() == A + 2 * C);
 	let_go(&hold);
 	pthread_join(drainer, NULL);
 	ck_assert_int_eq(td_batch_barrier(batch, INT64_C(20000000000)), 0);
