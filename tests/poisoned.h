@@ -38,7 +38,7 @@ static atomic_bool enough; /* readers and writers are to end */
 
 /* ---- what went wrong, and what happened at all ---- */
 
-static atomic_uint poison_seen, freed_wrongly, lost, refused_wrongly;
+static atomic_uint poison_seen, freed_wrongly, lost, miscounted, refused_wrongly;
 static atomic_ulong reads, added, freed, added_again, unused;
 
 static bool is_wrong(void)
