@@ -49,4 +49,4 @@ td_need() {
 # shellcheck disable=SC2034 # read by the scripts that source this file
 TD_BUILD_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config liburcu-dev libnuma-dev)
 # shellcheck disable=SC2034
-TD_TEST_PACKAGES=(g++ check shellcheck binutils util-linux libjemalloc-dev)
+TD_TEST_PACKAGES=(g++ check shellcheck binutils util-linux libjemalloc-dev spin)
