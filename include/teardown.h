@@ -12,6 +12,7 @@
  *   td_space   a refcounted set of memory: users keep the memory,
  *              counts keep the object                                  (space.h)
  *   region     a mapped range of a space                               (region.h)
+ *   td_lazy    a thread's own reference to a space, for two stores         (lazy.h)
  *   td_munmap  in place of munmap(2), for any memory                   (munmap.h)
  *
  * Conventions: functions return 0 or a negative errno value; results come through
@@ -25,6 +26,7 @@
 #define TEARDOWN_H
 
 #include <teardown/engine.h>
+#include <teardown/lazy.h>
 #include <teardown/munmap.h>
 #include <teardown/region.h>
 #include <teardown/space.h>

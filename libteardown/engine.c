@@ -2,6 +2,7 @@
 #include "cells.h"
 #include "detach.h"
 #include "engine_internal.h"
+#include "lazy.h"
 #include "nodes.h"
 #include "ranges.h"
 #include "sys.h"
@@ -32,10 +33,12 @@ static void before_fork(void)
 	pthread_mutex_lock(&default_lock);
 	tdi_ranges_before_fork();
 	tdi_cells_before_fork();
+	tdi_lazy_before_fork();
 }
 
 static void after_fork_in_parent(void)
 {
+	tdi_lazy_after_fork(false);
 	tdi_cells_after_fork();
 	tdi_ranges_after_fork(false);
 	pthread_mutex_unlock(&default_lock);
@@ -44,6 +47,7 @@ static void after_fork_in_parent(void)
 
 static void after_fork_in_child(void)
 {
+	tdi_lazy_after_fork(true);
 	tdi_cells_after_fork();
 	tdi_ranges_after_fork(true);
 	pthread_mutex_unlock(&default_lock);
