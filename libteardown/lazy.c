@@ -8,12 +8,6 @@
 
 __thread struct tdi_lazy_thread tdi_lazy_self __attribute__((tls_model("initial-exec")));
 
-#ifdef TDI_DEBUG
-#define CHECKED 1
-#else
-#define CHECKED 0
-#endif
-
 static uint32_t generation = 1; /* written only in a child that has one thread */
 
 static _Atomic(uint64_t) tally[LAZY_ENDS]; /* relaxed: they order nothing */
@@ -76,11 +70,11 @@ static unsigned level_of(const struct tdi_lazy_thread *self)
 	}
 }
 
-/* What is to be checked is not inlined, and what nests is not either. */
+/* What nests is not inlined. */
 static void set_level(struct tdi_lazy_thread *self, unsigned level)
 {
 	self->level = level;
-	if (level > 1 || CHECKED)
+	if (level > 1)
 		self->state = TDI_LAZY_SLOW;
 	else if (level == 1)
 		self->state = self->exchange ? TDI_LAZY_HELD_X : TDI_LAZY_HELD;
@@ -156,6 +150,10 @@ int tdi_lazy_refuse(struct tdi_lazy *object, tdi_lazy_word *word)
 {
 	uint32_t open = __atomic_load_n(&object->open, __ATOMIC_RELAXED);
 
+	if ((open & ~CLOSED) == tdi_lazy_self.generation &&
+	    __atomic_load_n(object->count, __ATOMIC_RELAXED) == 0)
+		tdi_die("'%s': entered by a caller without a user or a count",
+			object->name);
 	/* As any hold: a pass may have found it. */
 	empty(&tdi_lazy_self, word);
 	if ((open & ~CLOSED) != tdi_lazy_self.generation)
@@ -175,17 +173,6 @@ static int enter_by_exchange(struct tdi_lazy_thread *self, struct tdi_lazy *obje
 	return 0;
 }
 
-/* As far as that can be seen: all users together have a count, too. */
-static void check_held(const struct tdi_lazy_thread *self, const struct tdi_lazy *object)
-{
-	uint32_t open = __atomic_load_n(&object->open, __ATOMIC_RELAXED);
-
-	if (CHECKED && (open & ~CLOSED) == self->generation &&
-	    __atomic_load_n(object->count, __ATOMIC_RELAXED) == 0)
-		tdi_die("'%s': entered by a caller without a user or a count",
-			object->name);
-}
-
 /*
  * By an exchange the first time, since the pass may not know the slot; and where there is
  * no membarrier and somebody has a count, maybe the caller.
@@ -200,7 +187,6 @@ static int enter_level(struct tdi_lazy *object, bool switches)
 
 	if (err)
 		return err;
-	check_held(self, object);
 	level = level_of(self);
 	if (switches && level > 0) {
 		old = word_of(self, --level);

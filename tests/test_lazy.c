@@ -380,7 +380,6 @@ START_TEST(threads_come_and_go_while_spaces_die)
 }
 END_TEST
 
-#ifdef TDI_DEBUG
 static void enter_without_anything(void *arg)
 {
 	struct tdi_ref count;
@@ -389,18 +388,15 @@ static void enter_without_anything(void *arg)
 	(void)arg;
 	tdi_ref_init(&count, 0);
 	tdi_lazy_init(&object, &count, NULL, "nobody's");
+	tdi_lazy_close(&object);
 	(void)tdi_lazy_enter(&object);
 }
-#endif
 
-START_TEST(a_debug_build_asks_for_a_reference)
+/* A9 */
+START_TEST(entering_the_dead_without_a_reference_is_caught)
 {
-#ifdef TDI_DEBUG
 	tdt_expect_death(enter_without_anything, NULL,
 			 "'nobody's': entered by a caller without a user or a count");
-#else
-	tdt_skip("a release build does not check it");
-#endif
 	put(space);
 }
 END_TEST
@@ -424,7 +420,7 @@ int main(void)
 		the_final_free_is_a_reapers,
 		several_spaces_die_at_once,
 		threads_come_and_go_while_spaces_die,
-		a_debug_build_asks_for_a_reference,
+		entering_the_dead_without_a_reference_is_caught,
 	};
 	enum { ALL = sizeof(all) / sizeof(all[0]) };
 	static TTest twins[ALL];

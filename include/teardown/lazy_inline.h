@@ -37,7 +37,7 @@ struct tdi_lazy_slot {
 /* Constants, each stored where a branch has found another one: so that no call has to
  * wait for what the last one stored. */
 enum tdi_lazy_state {
-	TDI_LAZY_SLOW, /* not registered, more than one hold, or to be checked */
+	TDI_LAZY_SLOW, /* not registered, or more than one hold */
 	TDI_LAZY_FREE,
 	TDI_LAZY_HELD, /* by plain stores; passes have membarrier */
 	TDI_LAZY_FREE_X,
