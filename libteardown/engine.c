@@ -19,7 +19,7 @@
  * ---- fork ----
  * Threads do not survive a fork, so the engines of the parent are dead in the child.
  */
-static unsigned fork_generation; /* written only in a child that has one thread */
+unsigned tdi_fork_generation; /* written only in a child that has one thread */
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static int fork_watch_error;
 
@@ -52,18 +52,13 @@ static void after_fork_in_child(void)
 	tdi_ranges_after_fork(true);
 	pthread_mutex_unlock(&default_lock);
 	tdi_detach_after_fork(true);
-	fork_generation++;
+	tdi_fork_generation++;
 }
 
 static void watch_forks(void)
 {
 	fork_watch_error =
 		-pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-}
-
-TDI_HOT int tdi_engine_check(const struct td_engine *engine)
-{
-	return tdi_likely(engine->generation == fork_generation) ? 0 : -ECHILD;
 }
 
 /* ---- lifecycle ---- */
@@ -140,7 +135,7 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	atomic_init(&engine->munmap_threshold, opts->munmap_threshold
 						       ? opts->munmap_threshold
 						       : TDI_MUNMAP_THRESHOLD);
-	engine->generation = fork_generation;
+	engine->generation = tdi_fork_generation;
 
 	err = tdi_reapers_start(engine, reapers);
 	if (!err && reapers > 0)
