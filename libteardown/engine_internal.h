@@ -57,9 +57,9 @@ extern unsigned tdi_fork_generation;
 
 /* 0, or -ECHILD: the engine was made in the parent of this process. Every get and put
  * asks: a call would cost them half as much again. */
-static inline int tdi_engine_check(const struct td_engine *engine)
+static inline int tdi_engine_check(const struct td_engine *of)
 {
-	return tdi_likely(engine->generation == tdi_fork_generation) ? 0 : -ECHILD;
+	return tdi_likely(of->generation == tdi_fork_generation) ? 0 : -ECHILD;
 }
 
 /* NULL means the default engine, which is made if need be. 0, -ENOMEM, -ECHILD. */
