@@ -169,16 +169,23 @@ TDI_LAZY_INLINE int tdi_lazy_switch(struct tdi_lazy *object)
 {
 	struct tdi_lazy_thread *self = &tdi_lazy_self;
 	tdi_lazy_word *old = self->word, *word;
+	uint32_t state = self->state;
 	int err;
 
-	if (tdi_lazy_rarely(!object || self->state != TDI_LAZY_HELD))
+	if (tdi_lazy_rarely(!object))
+		return tdi_lazy_switch_slow(object);
+	if (tdi_lazy_rarely(state != TDI_LAZY_HELD) &&
+	    (state != TDI_LAZY_HELD_X || !tdi_lazy_is_users(object)))
 		return tdi_lazy_switch_slow(object);
 	word = (tdi_lazy_word *)((uintptr_t)old ^ sizeof(*old));
 	err = tdi_lazy_enter_word(self, object, word);
 	if (tdi_lazy_rarely(err))
 		return err;
 	self->word = word;
-	tdi_lazy_empty(old);
+	if (state == TDI_LAZY_HELD)
+		tdi_lazy_empty(old);
+	else
+		tdi_lazy_exchange(old);
 	return 0;
 }
 
