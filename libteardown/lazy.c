@@ -162,6 +162,7 @@ int tdi_lazy_refuse(struct tdi_lazy *object, tdi_lazy_word *word)
 	return -ENXIO;
 }
 
+/* Without membarrier, and somebody has a count, maybe the caller. */
 static int enter_by_exchange(struct tdi_lazy_thread *self, struct tdi_lazy *object,
 			     tdi_lazy_word *word)
 {
@@ -173,17 +174,12 @@ static int enter_by_exchange(struct tdi_lazy_thread *self, struct tdi_lazy *obje
 	return 0;
 }
 
-/*
- * By an exchange the first time, since the pass may not know the slot; and where there is
- * no membarrier and somebody has a count, maybe the caller.
- */
 static int enter_level(struct tdi_lazy *object, bool switches)
 {
 	struct tdi_lazy_thread *self = &tdi_lazy_self;
-	bool plain = self->slot && (!self->exchange || tdi_lazy_is_users(object));
+	int err = self->slot ? 0 : register_thread(self);
 	tdi_lazy_word *old = NULL, *word;
 	unsigned level;
-	int err = self->slot ? 0 : register_thread(self);
 
 	if (err)
 		return err;
@@ -196,8 +192,10 @@ static int enter_level(struct tdi_lazy *object, bool switches)
 	} else {
 		return -EOVERFLOW;
 	}
-	err = plain ? tdi_lazy_enter_word(self, object, word)
-		    : enter_by_exchange(self, object, word);
+	if (self->exchange && !tdi_lazy_is_users(object))
+		err = enter_by_exchange(self, object, word);
+	else
+		err = tdi_lazy_enter_word(self, object, word);
 	if (err)
 		return err;
 	if (old) {

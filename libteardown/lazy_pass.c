@@ -120,12 +120,16 @@ static void look_again(struct pass *pass)
 static int in_turn(struct pass *pass)
 {
 	struct tdi_lazy *object = pass->object;
-	uint32_t all = pass->blocks * TDI_LAZY_BLOCK_SLOTS * TDI_LAZY_WORDS;
 	int err = barrier(); /* p1 */
+	uint32_t all;
 
 	if (err)
 		return err;
-	tdi_ref_get_many(pass->count, all, "lazily held", object->name, "count"); /* p2 */
+	/* After it: who registered before the barrier may have entered before it, too. */
+	pass->blocks = tdi_lazy_blocks(&pass->first);
+	all = pass->blocks * TDI_LAZY_BLOCK_SLOTS * TDI_LAZY_WORDS;
+	/* p2 */
+	tdi_ref_get_many(pass->count, all, "lazily held", object->name, "count");
 	tag_holders(pass);
 	if (pass->tagged > 0)
 		err = barrier(); /* p5 */
@@ -149,8 +153,7 @@ int tdi_lazy_pass(struct tdi_lazy *object)
 	int err;
 
 	/* p0 */
-	pass.blocks = tdi_lazy_blocks(&pass.first);
-	if (pass.blocks == 0)
+	if (!tdi_lazy_any_block())
 		return 0;
 	pthread_mutex_lock(&turn);
 	err = in_turn(&pass);

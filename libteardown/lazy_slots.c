@@ -10,9 +10,16 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct tdi_lazy_block *first_block, *last_block;
 static _Atomic(unsigned) nr_blocks; /* written under the lock */
 
+bool tdi_lazy_any_block(void)
+{
+	/* p0. An RMW that changes nothing: r1 in append comes before it, and is seen; or
+	 * it comes after it, and acquires what the caller did before. */
+	return atomic_fetch_add_explicit(&nr_blocks, 0, memory_order_acq_rel) != 0;
+}
+
 unsigned tdi_lazy_blocks(struct tdi_lazy_block **first)
 {
-	/* p0. seq_cst: pairs with r1 in take_from_block and append. */
+	/* seq_cst: pairs with r1 in append where there is no membarrier. */
 	unsigned blocks = atomic_load_explicit(&nr_blocks, memory_order_seq_cst);
 
 	*first = blocks > 0 ? first_block : NULL;
@@ -52,7 +59,7 @@ static void append(struct tdi_lazy_block *block)
 	else
 		first_block = block;
 	last_block = block;
-	/* r1. seq_cst, and release of the block and the link to it. */
+	/* r1. seq_cst; release of the block and the link to it; acquire: see p0. */
 	atomic_fetch_add_explicit(&nr_blocks, 1, memory_order_seq_cst);
 }
 

@@ -17,6 +17,12 @@ struct tdi_lazy_block {
 	struct tdi_lazy_slot slots[TDI_LAZY_BLOCK_SLOTS];
 };
 
+/*
+ * Is there any? If not, whoever registers later knows what the caller did before, such as
+ * closing something.
+ */
+bool tdi_lazy_any_block(void);
+
 /* So many blocks there are, from the first one on. More may come, none goes. */
 unsigned tdi_lazy_blocks(struct tdi_lazy_block **first);
 
