@@ -12,6 +12,7 @@
  *   td_space   a refcounted set of memory: users keep the memory,
  *              counts keep the object                                  (space.h)
  *   region     a mapped range of a space                               (region.h)
+ *   td_lazy    a thread's own reference to a space, for two stores         (lazy.h)
  *   td_munmap  in place of munmap(2), for any memory                   (munmap.h)
  *   td_batch   objects freed under RCU, at the cost of a store         (batch.h)
  *   shrinkers  what frees memory when it is short                      (pressure.h)
@@ -28,6 +29,7 @@
 
 #include <teardown/batch.h>
 #include <teardown/engine.h>
+#include <teardown/lazy.h>
 #include <teardown/munmap.h>
 #include <teardown/pressure.h>
 #include <teardown/region.h>

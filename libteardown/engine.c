@@ -3,6 +3,7 @@
 #include "detach.h"
 #include "engine_internal.h"
 #include "group.h"
+#include "lazy.h"
 #include "nodes.h"
 #include "ranges.h"
 #include "retire.h"
@@ -20,7 +21,7 @@
  * ---- fork ----
  * Threads do not survive a fork, so the engines of the parent are dead in the child.
  */
-static unsigned fork_generation; /* written only in a child that has one thread */
+unsigned tdi_fork_generation; /* written only in a child that has one thread */
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static int fork_watch_error;
 
@@ -36,11 +37,13 @@ static void before_fork(void)
 	tdi_ranges_before_fork();
 	tdi_cells_before_fork();
 	tdi_groups_before_fork();
+	tdi_lazy_before_fork();
 }
 
 static void after_fork_in_parent(void)
 {
 	tdi_groups_after_fork(false);
+	tdi_lazy_after_fork(false);
 	tdi_cells_after_fork();
 	tdi_ranges_after_fork(false);
 	pthread_mutex_unlock(&default_lock);
@@ -51,23 +54,19 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
 	tdi_groups_after_fork(true);
+	tdi_lazy_after_fork(true);
 	tdi_cells_after_fork();
 	tdi_ranges_after_fork(true);
 	pthread_mutex_unlock(&default_lock);
 	tdi_grace_after_fork(true);
 	tdi_detach_after_fork(true);
-	fork_generation++;
+	tdi_fork_generation++;
 }
 
 static void watch_forks(void)
 {
 	fork_watch_error =
 		-pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-}
-
-TDI_HOT int tdi_engine_check(const struct td_engine *engine)
-{
-	return tdi_likely(engine->generation == fork_generation) ? 0 : -ECHILD;
 }
 
 /* ---- lifecycle ---- */
@@ -125,7 +124,7 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	atomic_init(&engine->munmap_threshold, opts->munmap_threshold
 						       ? opts->munmap_threshold
 						       : TDI_MUNMAP_THRESHOLD);
-	engine->generation = fork_generation;
+	engine->generation = tdi_fork_generation;
 
 	tdi_grace_init(&engine->grace);
 	pthread_mutex_init(&engine->shrinkers.lock, NULL);

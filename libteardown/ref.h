@@ -8,10 +8,14 @@
  *                     the middle of this range whenever a get or put meets it, so that
  *                     2^30 racing gets or puts cannot carry it out again.
  *
- * Order: a put is a release, so that what its caller did to the object happens before
- * the object is torn down; the last put is an acquire of all of them. A get needs no
- * order: whoever may get already holds a reference, and what gave him that ordered the
- * object's contents.
+ * Order (argued in docs/memory-ordering.md):
+ *
+ *   get, get_many     relaxed: whoever may get already holds a reference, and what gave
+ * him that ordered the object's contents get_not_zero      relaxed: the same, of the
+ * reference that keeps the object put, put_many     release: what the caller did to the
+ * object comes before its end the last of them  then an acquire load of the zero: after
+ * all puts before it read, _acquire    a hint; or, with acquire, after the puts that led
+ * to what is read
  */
 #ifndef TDI_REF_H
 #define TDI_REF_H
@@ -20,6 +24,7 @@
 
 #define TDI_REF_MAX 0x7fffffffu
 #define TDI_REF_SATURATED 0xc0000000u
+#define TDI_REF_MANY_MAX 0x20000000u
 
 struct tdi_ref {
 	_Atomic(uint32_t) n;
@@ -44,14 +49,26 @@ static inline uint32_t tdi_ref_read(const struct tdi_ref *ref)
 	return atomic_load_explicit(&ref->n, memory_order_relaxed);
 }
 
+static inline uint32_t tdi_ref_read_acquire(const struct tdi_ref *ref)
+{
+	return atomic_load_explicit(&ref->n, memory_order_acquire);
+}
+
+/* Takes n at once, at most TDI_REF_MANY_MAX. */
+static inline void tdi_ref_get_many(struct tdi_ref *ref, uint32_t n, const char *type,
+				    const char *object, const char *counter)
+{
+	uint32_t old = atomic_fetch_add_explicit(&ref->n, n, memory_order_relaxed);
+
+	/* one comparison finds 0, what does not fit, and the saturated range */
+	if (tdi_unlikely(old - 1 >= TDI_REF_MAX - n))
+		tdi_ref_get_slow(ref, old, type, object, counter);
+}
+
 static inline void tdi_ref_get(struct tdi_ref *ref, const char *type, const char *object,
 			       const char *counter)
 {
-	uint32_t old = atomic_fetch_add_explicit(&ref->n, 1, memory_order_relaxed);
-
-	/* one comparison finds both 0 and the saturated range */
-	if (tdi_unlikely(old - 1 >= TDI_REF_MAX - 1))
-		tdi_ref_get_slow(ref, old, type, object, counter);
+	tdi_ref_get_many(ref, 1, type, object, counter);
 }
 
 /* True when a reference was taken; false: the counter is 0 and stays so. */
@@ -72,14 +89,14 @@ static inline bool tdi_ref_get_not_zero(struct tdi_ref *ref, const char *type,
 	return true;
 }
 
-/* True when that was the last reference. */
-static inline bool tdi_ref_put(struct tdi_ref *ref, const char *type, const char *object,
-			       const char *counter)
+/* Puts n at once, at most TDI_REF_MANY_MAX. True when there are none left then. */
+static inline bool tdi_ref_put_many(struct tdi_ref *ref, uint32_t n, const char *type,
+				    const char *object, const char *counter)
 {
-	uint32_t old = atomic_fetch_sub_explicit(&ref->n, 1, memory_order_release);
+	uint32_t old = atomic_fetch_sub_explicit(&ref->n, n, memory_order_release);
 
-	if (tdi_unlikely(old - 2 >= TDI_REF_MAX - 1)) {
-		if (tdi_likely(old == 1)) {
+	if (tdi_unlikely(old - n - 1 >= TDI_REF_MAX - n)) {
+		if (tdi_likely(old == n)) {
 			/* Acquire: reads the zero of our own subtraction, which continues
 			 * the release sequence of every put before it. */
 			(void)atomic_load_explicit(&ref->n, memory_order_acquire);
@@ -88,6 +105,13 @@ static inline bool tdi_ref_put(struct tdi_ref *ref, const char *type, const char
 		tdi_ref_put_slow(ref, old, type, object, counter);
 	}
 	return false;
+}
+
+/* True when that was the last reference. */
+static inline bool tdi_ref_put(struct tdi_ref *ref, const char *type, const char *object,
+			       const char *counter)
+{
+	return tdi_ref_put_many(ref, 1, type, object, counter);
 }
 
 #endif

@@ -6,8 +6,9 @@
  *   last put                       event "gone"; the space's work is submitted, or run
  *                                  in the caller (put_sync)
  *   the work's slices, on reapers  callbacks for "gone"; extents released
- *   the work is done               event "reclaimed", its callbacks; the count that all
- *                                  users held together is dropped
+ *   the work is done               event "reclaimed", its callbacks; those who hold it
+ *                                  lazily get counts; the count that all users held
+ *                                  together is dropped
  *   last count                     the object is freed, the engine's reference given up
  */
 #include "host.h"
@@ -131,7 +132,8 @@ void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused)
 	tdi_events_raise(&space->events, TD_EVENT_RECLAIMED);
 	tdi_events_take_calls(&space->events, TD_EVENT_RECLAIMED, call_back_reclaimed,
 			      space);
-	drop_count(space);
+	if (tdi_space_lazy_pass(space))
+		drop_count(space);
 }
 
 static void evicted_released(struct tdi_doomed_owner *owner, uint64_t bytes)
@@ -208,6 +210,7 @@ int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
 	space->flags = opts.flags;
 	space->evicted = (struct tdi_doomed_owner){evicted_released, evicted_done};
 	atomic_init(&space->parts, 1); /* the work */
+	tdi_space_lazy_init(space);
 	tdi_map_init(&space->map, engine);
 	pthread_mutex_init(&space->map_lock, NULL);
 	pthread_cond_init(&space->settled, NULL);
@@ -228,15 +231,24 @@ static void space_free(struct td_space *space)
 	tdi_engine_put(engine);
 }
 
-static void drop_count(struct td_space *space)
+void tdi_space_end(struct td_space *space)
 {
-	if (!tdi_ref_put(&space->count, "space", space->name, "count"))
-		return;
 	/* The count of all users is among those that were dropped: too many were. */
 	if (!tdi_events_happened(&space->events, TD_EVENT_RECLAIMED))
 		tdi_die("space '%s': last count dropped before its memory was reclaimed",
 			space->name);
+#ifdef TDI_DEBUG
+	if (tdi_lazy_is_held(&space->lazy))
+		tdi_die("space '%s': its last count is dropped, and it is held lazily",
+			space->name);
+#endif
 	space_free(space);
+}
+
+static void drop_count(struct td_space *space)
+{
+	if (tdi_ref_put(&space->count, "space", space->name, "count"))
+		tdi_space_end(space);
 }
 
 /* ---- users and counts ---- */
@@ -261,6 +273,7 @@ TDI_HOT static bool put_user(struct td_space *space)
 {
 	if (!tdi_ref_put(&space->users, "space", space->name, "users"))
 		return false;
+	tdi_lazy_close(&space->lazy);
 	space->put_ns = tdi_sys_now_ns();
 	space->work.cost =
 		atomic_load_explicit(&space->bytes_mapped, memory_order_relaxed) -

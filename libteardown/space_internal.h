@@ -6,6 +6,7 @@
 #include "doom.h"
 #include "engine_internal.h"
 #include "events.h"
+#include "lazy.h"
 #include "map.h"
 #include "ref.h"
 #include "region_internal.h"
@@ -17,21 +18,24 @@
 enum tdi_calls { CALLS_TO_MAKE, CALLS_BEING_MADE, CALLS_MADE };
 
 struct td_space {
+	/* First: td_lazy_enter relies on it. Written when the last user is put. */
+	_Alignas(TDI_CACHE_LINE) struct tdi_lazy lazy;
+
+	/* Constant after creation. */
+	struct td_engine *engine; /* holds a reference */
+	unsigned flags;		  /* enum td_space_flags */
+	char name[TDI_SPACE_NAME_SIZE];
+
 	/* Written by every get and put. */
 	_Alignas(TDI_CACHE_LINE) struct tdi_ref users;
 	struct tdi_ref count;
-
-	/* Constant after creation. */
-	_Alignas(TDI_CACHE_LINE) struct td_engine *engine; /* holds a reference */
-	char name[TDI_SPACE_NAME_SIZE];
-	unsigned flags; /* enum td_space_flags */
 
 	/*
 	 * Its regions, by address. Read under RCU by those who hold a user. The lock is
 	 * held by those who change it, for look-ups and allocations, never across a
 	 * system call on memory; inside it those of the claims and of the doom are taken.
 	 */
-	struct tdi_map map;
+	_Alignas(TDI_CACHE_LINE) struct tdi_map map;
 	pthread_mutex_t map_lock;
 	pthread_cond_t settled; /* a region that was leaving has left, or stays */
 
@@ -61,6 +65,15 @@ static inline int tdi_space_check(const struct td_space *space)
 /* Another part is to end; it has ended, with what status and how many bytes left. */
 void tdi_space_part_begins(struct td_space *space);
 void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused);
+
+/* The last count has been dropped: frees it. */
+void tdi_space_end(struct td_space *space);
+
+/* For those who hold it lazily: prepares; and gives each of them a count, once, before
+ * the count of all users is dropped. False: nobody knows who they are, and the space must
+ * stay for good. */
+void tdi_space_lazy_init(struct td_space *space);
+bool tdi_space_lazy_pass(struct td_space *space);
 
 /* Takes all regions out of sight, as far as that can be done. Users are 0. */
 void tdi_space_detach(struct td_space *space);

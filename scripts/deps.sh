@@ -49,7 +49,7 @@ td_need() {
 # shellcheck disable=SC2034 # read by the scripts that source this file
 TD_BUILD_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config liburcu-dev libnuma-dev)
 # shellcheck disable=SC2034
-TD_TEST_PACKAGES=(g++ check shellcheck binutils util-linux libjemalloc-dev)
+TD_TEST_PACKAGES=(g++ check shellcheck binutils util-linux libjemalloc-dev spin)
 # One of td-bench's peers is built where this is there; nothing else needs it.
 # shellcheck disable=SC2034
 TD_BENCH_PACKAGES=(libck-dev)

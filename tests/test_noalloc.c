@@ -217,6 +217,34 @@ START_TEST(creation_without_memory_fails_cleanly)
 }
 END_TEST
 
+/* E3, E7: a thread's first lazy reference allocates, nothing after that does. */
+START_TEST(lazy_references_allocate_once_a_thread)
+{
+	int results[6];
+
+	ck_assert_int_eq(td_space_create(engine, NULL, &space), 0);
+	atomic_store(&failing, true);
+	results[0] = td_lazy_enter(space);
+	atomic_store(&failing, false);
+	ck_assert_int_eq(results[0], -ENOMEM);
+	ck_assert_uint_eq(atomic_load(&refused), 1);
+	ck_assert_ptr_null(td_lazy_current());
+
+	ck_assert_int_eq(td_lazy_enter(space), 0);
+	atomic_store(&failing, true);
+	results[0] = td_lazy_leave();
+	results[1] = td_lazy_enter(space);
+	results[2] = td_space_put(space);
+	results[3] = td_engine_drain(engine, TD_FOREVER);
+	results[4] = td_lazy_leave();
+	results[5] = td_engine_drain(engine, TD_FOREVER);
+	atomic_store(&failing, false);
+	for (int i = 0; i < 6; i++)
+		ck_assert_int_eq(results[i], 0);
+	ck_assert_uint_eq(atomic_load(&refused), 1);
+}
+END_TEST
+
 /* D4: td_munmap may be called by malloc itself, on behalf of the library. */
 START_TEST(an_allocator_may_unmap_while_the_library_allocates)
 {
@@ -247,6 +275,7 @@ static void add_tests(struct tdt *tests)
 	tdt_add(tests, nor_does_it_when_system_calls_fail, warm_up, NULL);
 	tdt_add(tests, nor_does_an_engine_that_shuts_down, warm_up, NULL);
 	tdt_add(tests, creation_without_memory_fails_cleanly, warm_up, NULL);
+	tdt_add(tests, lazy_references_allocate_once_a_thread, warm_up, NULL);
 	tdt_add(tests, an_allocator_may_unmap_while_the_library_allocates, NULL, NULL);
 }
 

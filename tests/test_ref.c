@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A4, A9: the counters under users and count. */
+/* A4, A9, E4: the counters under users and count. */
 #include "harness.h"
+#include "heard.h"
 #include "ref.h"
 
 #include <pthread.h>
@@ -88,6 +89,82 @@ START_TEST(a_full_counter_saturates_and_never_ends)
 }
 END_TEST
 
+/* E4 */
+START_TEST(many_come_and_go_at_once)
+{
+	struct tdi_ref ref;
+
+	tdi_ref_init(&ref, 1);
+	tdi_ref_get_many(&ref, 1000, NAMES);
+	ck_assert_uint_eq(tdi_ref_read(&ref), 1001);
+	ck_assert_uint_eq(tdi_ref_read_acquire(&ref), 1001);
+	ck_assert(!tdi_ref_put_many(&ref, 990, NAMES));
+	tdi_ref_get_many(&ref, 0, NAMES);
+	ck_assert(!tdi_ref_put_many(&ref, 0, NAMES));
+	ck_assert_uint_eq(tdi_ref_read(&ref), 11);
+	ck_assert(tdi_ref_put_many(&ref, 11, NAMES));
+	ck_assert_uint_eq(tdi_ref_read(&ref), 0);
+}
+END_TEST
+
+START_TEST(many_may_be_as_many_as_fit)
+{
+	struct tdi_ref ref;
+
+	tdi_ref_init(&ref, TDI_REF_MAX - 1000);
+	tdi_ref_get_many(&ref, 1000, NAMES);
+	ck_assert_uint_eq(tdi_ref_read(&ref), TDI_REF_MAX);
+	ck_assert(!tdi_ref_put_many(&ref, 1000, NAMES));
+	ck_assert_uint_eq(tdi_ref_read(&ref), TDI_REF_MAX - 1000);
+	tdi_ref_init(&ref, TDI_REF_MANY_MAX);
+	ck_assert(tdi_ref_put_many(&ref, TDI_REF_MANY_MAX, NAMES));
+}
+END_TEST
+
+START_TEST(one_too_many_saturates_and_that_is_said_once)
+{
+	struct hearing hearing;
+	struct tdi_ref ref;
+
+	hear(&hearing);
+	tdi_ref_init(&ref, TDI_REF_MAX - 1000);
+	tdi_ref_get_many(&ref, 1001, NAMES);
+	for (int i = 0; i < 10; i++) {
+		tdi_ref_get_many(&ref, TDI_REF_MANY_MAX, NAMES);
+		ck_assert(!tdi_ref_put_many(&ref, TDI_REF_MANY_MAX, NAMES));
+	}
+	ck_assert_uint_eq(tdi_ref_read(&ref), TDI_REF_SATURATED);
+	ck_assert_uint_eq(times(heard(&hearing), "it will never be freed"), 1);
+}
+END_TEST
+
+static void get_many_dead(void *arg)
+{
+	struct tdi_ref ref;
+
+	(void)arg;
+	tdi_ref_init(&ref, 0);
+	tdi_ref_get_many(&ref, 10, NAMES);
+}
+
+static void put_too_many(void *arg)
+{
+	struct tdi_ref ref;
+
+	(void)arg;
+	tdi_ref_init(&ref, 9);
+	tdi_ref_put_many(&ref, 10, NAMES);
+}
+
+START_TEST(many_are_checked_as_one_is)
+{
+	tdt_expect_death(get_many_dead, NULL,
+			 "thing 'it': get of a dead one (users is 0)");
+	tdt_expect_death(put_too_many, NULL,
+			 "thing 'it': put without a reference (users is 9)");
+}
+END_TEST
+
 enum { THREADS = 4, ROUNDS = 20000 };
 
 struct shared {
@@ -104,7 +181,8 @@ static void *churn(void *arg)
 		ck_assert(tdi_ref_get_not_zero(&shared->ref, NAMES));
 		tdi_ref_get(&shared->ref, NAMES);
 		ck_assert(!tdi_ref_put(&shared->ref, NAMES));
-		ck_assert(!tdi_ref_put(&shared->ref, NAMES));
+		tdi_ref_get_many(&shared->ref, 7, NAMES);
+		ck_assert(!tdi_ref_put_many(&shared->ref, 8, NAMES));
 	}
 	if (tdi_ref_put(&shared->ref, NAMES))
 		atomic_fetch_add(&shared->ended, 1 + shared->value);
@@ -138,6 +216,10 @@ int main(void)
 	tdt_add(tests, get_on_the_dead_names_the_object_and_aborts, NULL, NULL);
 	tdt_add(tests, put_below_zero_names_the_object_and_aborts, NULL, NULL);
 	tdt_add(tests, a_full_counter_saturates_and_never_ends, NULL, NULL);
+	tdt_add(tests, many_come_and_go_at_once, NULL, NULL);
+	tdt_add(tests, many_may_be_as_many_as_fit, NULL, NULL);
+	tdt_add(tests, one_too_many_saturates_and_that_is_said_once, NULL, NULL);
+	tdt_add(tests, many_are_checked_as_one_is, NULL, NULL);
 	tdt_add(tests, of_many_putters_exactly_one_is_last_and_sees_all, NULL, NULL);
 	return tdt_run(tests);
 }

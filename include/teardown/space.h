@@ -7,6 +7,8 @@
  *   count  keeps the object, so that it can be waited for and asked for its stats. All
  *          users together hold one count until the memory is reclaimed.
  *
+ * A count may also be held lazily, for less: see lazy.h.
+ *
  * Thread safety: any thread that holds a user or a count.
  */
 #ifndef TEARDOWN_SPACE_H
