@@ -66,7 +66,8 @@ static inline uint32_t count_of(const td_space *of)
 /* Spaces that are not freed yet: each has a reference to the engine. */
 static inline uint32_t spaces(void)
 {
-	return tdi_ref_read(&engine->refs) - 1;
+	/* the engine's own: of its maker, and of its grace thread */
+	return tdi_ref_read(&engine->refs) - 1 - tdi_grace_runs(&engine->grace);
 }
 
 static inline void end_engine(void)
