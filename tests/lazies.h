@@ -67,7 +67,7 @@ static inline uint32_t count_of(const td_space *of)
 static inline uint32_t spaces(void)
 {
 	/* the engine's own: of its maker, and of its grace thread */
-	return tdi_ref_read(&engine->refs) - 1 - tdi_grace_runs(&engine->grace);
+	return tdi_ref_read(&engine->refs) - 1u - tdi_grace_runs(&engine->grace);
 }
 
 static inline void end_engine(void)

@@ -275,7 +275,7 @@ static int live_on(td_space *parents)
 	if (td_lazy_leave() != 0 || td_lazy_leave() != -EPERM)
 		return 9;
 	if (td_engine_drain(own_engine, TD_FOREVER) != 0 ||
-	    tdi_ref_read(&own_engine->refs) != 1 + tdi_grace_runs(&own_engine->grace))
+	    tdi_ref_read(&own_engine->refs) != 1u + tdi_grace_runs(&own_engine->grace))
 		return 10;
 	return td_engine_destroy(own_engine, TD_EXIT_DRAIN, 0) ? 11 : 0;
 }
