@@ -268,8 +268,90 @@ START_TEST(an_allocator_may_unmap_while_the_library_allocates)
 }
 END_TEST
 
+/* ---- B7: batches ---- */
+
+struct small {
+	struct td_batch_node node;
+	char more[48];
+};
+
+static __thread bool adding;
+static atomic_uint waits_of_adder, objects_freed;
+
+static int watch_adder(enum tdi_sys_call call, uintptr_t addr, size_t length, int detail)
+{
+	(void)addr;
+	(void)length;
+	(void)detail;
+	if (adding && call == TDI_SYS_futex_wait)
+		atomic_fetch_add(&waits_of_adder, 1);
+	return 0;
+}
+
+static void count_them(void **objects, size_t n, void *ctx)
+{
+	(void)objects;
+	(void)ctx;
+	atomic_fetch_add(&objects_freed, (unsigned)n);
+}
+
+/* Its first call in this thread included. */
+START_TEST(adding_to_a_batch_allocates_nothing_and_does_not_wait)
+{
+	enum { N = 30000 };
+	static struct small objects[3 * N];
+	struct td_batch_list list = {0};
+	td_batch *batch;
+	int err = 0;
+
+	ck_assert_int_eq(
+		td_batch_create(engine, TD_BATCH_OPTS(.free_bulk = count_them), &batch),
+		0);
+	tdi_sys_set_fault(watch_adder);
+	atomic_store(&failing, true);
+	adding = true;
+	for (int i = 0; i < N; i++) {
+		err |= td_batch_free(batch, &objects[3 * i].node, 0);
+		err |= td_batch_free_ptr(batch, &objects[3 * i + 1], 0);
+		td_batch_list_add(&list, &objects[3 * i + 2].node, 0);
+		if (i % 7 == 0)
+			err |= td_batch_free_list(batch, &list, 0);
+		if (i % 1000 == 0)
+			err |= td_batch_flush(batch, 0);
+	}
+	err |= td_batch_free_list(batch, &list, 0);
+	adding = false;
+	err |= td_batch_barrier(batch, TD_FOREVER);
+	atomic_store(&failing, false);
+	tdi_sys_set_fault(NULL);
+	ck_assert_int_eq(err, 0);
+	ck_assert_uint_eq(atomic_load(&refused), 0);
+	ck_assert_uint_eq(atomic_load(&waits_of_adder), 0);
+	ck_assert_uint_eq(atomic_load(&objects_freed), 3 * N);
+	ck_assert_int_eq(td_batch_destroy(batch, 0), 0);
+}
+END_TEST
+
+START_TEST(a_batch_without_memory_is_none)
+{
+	td_batch *batch = (void *)1;
+	int err;
+
+	for (int i = 0; i < 2; i++) {
+		atomic_store(&failing, true);
+		err = td_batch_create(engine, NULL, &batch);
+		atomic_store(&failing, false);
+		ck_assert_int_eq(err, -ENOMEM);
+		ck_assert_ptr_eq(batch, (void *)1);
+	}
+}
+END_TEST
+
 static void add_tests(struct tdt *tests)
 {
+	tdt_add(tests, adding_to_a_batch_allocates_nothing_and_does_not_wait, warm_up,
+		NULL);
+	tdt_add(tests, a_batch_without_memory_is_none, warm_up, NULL);
 	tdt_add(tests, the_reapers_teardown_allocates_nothing, warm_up, NULL);
 	tdt_add(tests, the_callers_teardown_allocates_nothing, warm_up, NULL);
 	tdt_add(tests, nor_does_it_when_system_calls_fail, warm_up, NULL);
