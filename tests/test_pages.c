@@ -291,7 +291,7 @@ START_TEST(what_is_not_in_use_is_given_back_and_can_be_used_again)
 	struct tdi_page *all, *page;
 
 	ck_assert_int_eq(tdi_pages_grow(&pool), 0);
-	ck_assert_uint_eq(resident(0), 0); /* not touched before it is used */
+	ck_assert_uint_eq(resident(0), 0); /* not touched before its use */
 	touch_all();
 	ck_assert_uint_eq(resident(0), CHUNK - TDI_PAGE_SIZE);
 	ck_assert_uint_eq(resident(1), CHUNK - TDI_PAGE_SIZE);
