@@ -223,8 +223,8 @@ static __attribute__((noinline)) int after(struct td_batch *batch,
 
 /* ---- adding ---- */
 
-/* How often a plain pointer's owner waits for room. */
-#define ROOM_WAITS 2
+/* How often a plain pointer's owner waits for room: with a timer's slack, 100 us. */
+#define ROOM_WAITS 1
 
 static bool put_pointer(struct td_batch *batch, void *object, size_t bytes)
 {

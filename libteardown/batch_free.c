@@ -46,8 +46,9 @@ static bool lock_ready(struct tdi_batch_ready *ready, bool wait)
 
 /* ---- room ---- */
 
-/* No longer than this at a time, and at most two times in a call. The kernel adds its
- * timer slack, 50 us unless the host has set another: together less than 100 us. */
+/* No longer than this, once in a call for room and once for the bound. The kernel adds
+ * its timer slack, 50 us unless the host has set another: together less than 100 us each.
+ */
 #define ROOM_WAIT_NS 20000
 
 /* For one who helps: now, without waiting for whoever has the lock. */
@@ -158,10 +159,10 @@ static size_t free_page(struct td_batch *batch, bool wait)
 /* ---- linked objects ---- */
 
 /*
- * The chain's epochs: `pending` counts one for each epoch that has nodes left, or in
- * hand. They may come in any order, since what needs no grace period overtakes the rest:
- * so of each epoch only the last node is known, and what is taken before that may be of
- * it.
+ * The chain's epochs: `pending` counts one for each epoch that has nodes left, and one
+ * for each thread that has some in hand. They may come in any order, since what needs no
+ * grace period overtakes the rest: so of each epoch only the last node is known, and what
+ * is taken before that may be of it.
  */
 static void append(struct td_batch *batch, struct td_batch_node *first,
 		   struct td_batch_node *last, unsigned epoch)
@@ -169,7 +170,7 @@ static void append(struct td_batch *batch, struct td_batch_node *first,
 	struct tdi_batch_ready *ready = &batch->ready;
 
 	/* Counted already? Then this is the same. */
-	if (ready->node_last[epoch] || ready->in_hand[epoch])
+	if (ready->node_last[epoch])
 		tdi_pending_end(&batch->pending, epoch, 1);
 	ready->node_last[epoch] = last;
 	tdi_chain_put(&ready->nodes, first, last);
@@ -212,7 +213,7 @@ static uint64_t part(struct tdi_batch_ready *ready, size_t n)
 	return bytes;
 }
 
-/* How many; and of which epochs they may be. */
+/* How many; and of which epochs they may be: counted in those. */
 static size_t take_some(struct td_batch *batch, void **objects, bool of[2],
 			uint64_t *bytes)
 {
@@ -231,22 +232,13 @@ static size_t take_some(struct td_batch *batch, void **objects, bool of[2],
 	}
 	if (n == 0)
 		return 0;
-	for (unsigned epoch = 0; epoch < 2; epoch++)
-		ready->in_hand[epoch] += of[epoch];
+	for (unsigned epoch = 0; epoch < 2; epoch++) {
+		/* Of one that has none left, what the chain was counted for is ours. */
+		if (of[epoch] && ready->node_last[epoch])
+			tdi_pending_join(&batch->pending, epoch, 1);
+	}
 	*bytes = part(ready, n);
 	return n;
-}
-
-static void give_back(struct td_batch *batch, const bool of[2])
-{
-	struct tdi_batch_ready *ready = &batch->ready;
-
-	pthread_mutex_lock(&ready->lock);
-	for (unsigned epoch = 0; epoch < 2; epoch++) {
-		if (of[epoch] && --ready->in_hand[epoch] == 0 && !ready->node_last[epoch])
-			tdi_pending_end(&batch->pending, epoch, 1);
-	}
-	pthread_mutex_unlock(&ready->lock);
 }
 
 static size_t free_nodes(struct td_batch *batch, bool wait)
@@ -266,7 +258,10 @@ static size_t free_nodes(struct td_batch *batch, bool wait)
 	batch->free_bulk(objects, n, batch->ctx);
 	freed(batch, n, bytes);
 	tdi_batch_tell_room(batch);
-	give_back(batch, of);
+	for (unsigned epoch = 0; epoch < 2; epoch++) {
+		if (of[epoch])
+			tdi_pending_end(&batch->pending, epoch, 1);
+	}
 	return n;
 }
 

@@ -35,7 +35,6 @@ struct tdi_batch_ready {
 	/* Linked objects, in order of their epochs. */
 	struct tdi_chain nodes;
 	struct td_batch_node *node_last[2]; /* of each epoch; NULL: none are left */
-	unsigned in_hand[2];		    /* threads that may be freeing some */
 	uint64_t count, bytes;		    /* what is left counts for, nearly */
 };
 

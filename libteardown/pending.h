@@ -30,6 +30,13 @@ static inline unsigned tdi_pending_begin(struct tdi_pending *pending, uint32_t n
 	return epoch;
 }
 
+/* More in an epoch in which the caller has something under way. */
+static inline void tdi_pending_join(struct tdi_pending *pending, unsigned epoch,
+				    uint32_t n)
+{
+	atomic_fetch_add_explicit(&pending->n[epoch], n, memory_order_relaxed);
+}
+
 /* What this counted may be gone, and the counter with it, when it returns. */
 void tdi_pending_end(struct tdi_pending *pending, unsigned epoch, uint32_t n);
 
