@@ -24,6 +24,7 @@ enum {
 static const struct rcu_flavor_struct *flavor;
 static _Atomic(struct object *) slots[SLOTS];
 static atomic_uint stalled, stalls; /* now, and so far */
+static atomic_bool all_written;
 
 /* So that a grace period can be made that forgets some. */
 static atomic_uint inside[READERS];
@@ -47,16 +48,15 @@ static void dwell(unsigned *seed, const struct object *object)
 	look(object);
 }
 
-/* Stays until so much was added that a pool is empty; or so long that it will not be. */
+/* Stays until so much was added that a pool is empty, or nobody adds any more. */
 static void stall(void)
 {
 	unsigned long until = atomic_load(&added) + STALL_OBJECTS;
-	uint64_t deadline = tdi_sys_deadline(INT64_C(1000000000));
 
 	if (atomic_fetch_add(&stalls, 1) >= STALLS)
 		return;
 	atomic_fetch_add(&stalled, 1);
-	while (atomic_load(&added) < until && tdi_sys_now_ns() < deadline &&
+	while (atomic_load(&added) < until && !atomic_load(&all_written) &&
 	       !atomic_load(&enough))
 		sched_yield();
 	atomic_fetch_sub(&stalled, 1);

@@ -261,6 +261,7 @@ static void run_threads(void)
 		abort();
 	for (int i = 0; i < WRITERS; i++)
 		pthread_join(writers[i], NULL);
+	atomic_store(&all_written, true);
 	pthread_join(creator, NULL);
 	atomic_store(&enough, true);
 	for (int i = 0; i < READERS; i++)
@@ -359,7 +360,8 @@ static void expect_no_poison(const struct rcu_flavor_struct *used, unsigned n)
 	ck_assert_uint_eq(miscounted, 0);
 	ck_assert_uint_eq(freed, added);
 	ck_assert_uint_gt(added_again, 0);
-	ck_assert_uint_gt(unused, 0);
+	if (!TDT_SANITIZED) /* there it would take too long to fill the pool */
+		ck_assert_uint_gt(unused, 0);
 	ck_assert_uint_gt(reads, 1000);
 }
 
