@@ -303,12 +303,28 @@ static void *grace_thread(void *arg)
 	if (tdi_sys_thread_name(name) < 0)
 		atomic_fetch_add_explicit(&engine->reapers_unplaced, 1,
 					  memory_order_relaxed);
+	atomic_store_explicit(&grace->settled, true, memory_order_release);
+	tell_changes(grace);
 	run_passes(engine);
 	/* Release: pairs with await_pass and tdi_grace_stop. */
 	atomic_store_explicit(&grace->running, false, memory_order_release);
 	tell_changes(grace);
 	tdi_engine_put(engine);
 	return NULL;
+}
+
+/* As reapers are waited for: a fork right afterwards does not meet it half-way into
+ * being, with locks of the C library's or a sanitizer's in its hands. */
+static void await_settled(struct tdi_grace *grace)
+{
+	uint32_t changes;
+
+	for (;;) {
+		changes = atomic_load_explicit(&grace->changes, memory_order_acquire);
+		if (atomic_load_explicit(&grace->settled, memory_order_acquire))
+			return;
+		tdi_sys_futex_wait(&grace->changes, changes, UINT64_MAX);
+	}
 }
 
 int tdi_grace_start(struct td_engine *engine)
@@ -321,6 +337,8 @@ int tdi_grace_start(struct td_engine *engine)
 		tdi_engine_get(engine);
 		atomic_store_explicit(&grace->running, true, memory_order_relaxed);
 		err = tdi_sys_thread_create(&grace->thread, grace_thread, engine);
+		if (!err)
+			await_settled(grace);
 		if (err) {
 			atomic_store_explicit(&grace->running, false,
 					      memory_order_relaxed);

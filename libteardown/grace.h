@@ -27,8 +27,9 @@
 struct tdi_grace {
 	_Atomic(uint32_t) signal;	/* enum in grace.c; the thread's futex */
 	_Atomic(uint32_t) wanted, done; /* passes that somebody waits for */
-	_Atomic(uint32_t) changes;	/* a futex: of done, and of running */
+	_Atomic(uint32_t) changes;	/* a futex: of done, running and settled */
 	_Atomic(uint32_t) running;	/* there is a thread */
+	_Atomic(uint32_t) settled;	/* and it has begun to look */
 	_Atomic(uint64_t) periods;
 	uint64_t drowse_ns; /* when to look what may sleep; the thread's */
 	bool sleepless;	    /* the kernel refuses membarrier by now: P2 does not hold */
