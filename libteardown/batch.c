@@ -44,12 +44,15 @@ static bool help(struct td_batch *batch)
 static TDI_HOT void hold_bound(struct td_batch *batch)
 {
 	int64_t bytes = atomic_load_explicit(&batch->bytes, memory_order_relaxed);
+	bool helped;
 
 	if (tdi_likely(!near_bound(batch, bytes)) || tdi_engine_is_reaper(batch->engine))
 		return;
-	tdi_grace_hint(&batch->engine->grace);
-	if (!help(batch) && at_bound(batch, bytes) &&
-	    tdi_grace_runs(&batch->engine->grace)) {
+	helped = help(batch);
+	/* What is past its grace period waits for a CPU: another one would be no help. */
+	if (!helped && !tdi_batch_has_ready(batch))
+		tdi_grace_hint(&batch->engine->grace);
+	if (!helped && at_bound(batch, bytes) && tdi_grace_runs(&batch->engine->grace)) {
 		tdi_batch_await_room(batch);
 		(void)help(batch);
 	}
