@@ -26,7 +26,7 @@ struct bench_scenario {
 };
 
 extern const struct bench_scenario bench_put, bench_reclaim, bench_unmap, bench_threshold,
-	bench_lookup, bench_stall;
+	bench_lookup, bench_refs, bench_stall;
 
 /* ---- measuring ---- */
 

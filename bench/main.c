@@ -12,8 +12,8 @@
 #define REPEAT_DEFAULT 5
 
 static const struct bench_scenario *const scenarios[] = {
-	&bench_put,	  &bench_reclaim, &bench_unmap,
-	&bench_threshold, &bench_lookup,  &bench_stall,
+	&bench_put,    &bench_reclaim, &bench_unmap, &bench_threshold,
+	&bench_lookup, &bench_refs,    &bench_stall,
 };
 #define NR_SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 
