@@ -98,11 +98,17 @@ static void put_direct(struct td_batch *batch, struct td_batch_list *list, uint6
 
 /*
  * What a group holds is counted in the batch's bytes now and then, for it is a line that
- * all write to. At the bound each time, so that each time hold_bound() is asked.
+ * all write to; and when it is enough to close it. At the bound each time, so that each
+ * time hold_bound() is asked.
  */
-static uint64_t until_report(const struct td_batch *batch, int64_t bytes)
+static uint64_t until_report(const struct td_batch *batch, const struct tdi_group *group,
+			     int64_t bytes)
 {
-	return tdi_unlikely(at_bound(batch, bytes)) ? 1 : batch->report_bytes;
+	uint64_t until_close = batch->close_bytes - group->since_close;
+
+	if (tdi_unlikely(at_bound(batch, bytes)))
+		return 1;
+	return until_close < batch->report_bytes ? until_close : batch->report_bytes;
 }
 
 static void report(struct td_batch *batch, struct tdi_group *group, uint64_t in_page)
@@ -114,12 +120,12 @@ static void report(struct td_batch *batch, struct tdi_group *group, uint64_t in_
 							  memory_order_relaxed);
 
 	atomic_store_explicit(&group->reported, in_page, memory_order_relaxed);
-	group->bytes_stop = in_page + until_report(batch, bytes);
 	group->since_close += more;
 	if (group->since_close >= batch->close_bytes) {
 		group->since_close = 0;
 		tdi_grace_hint(&batch->engine->grace);
 	}
+	group->bytes_stop = in_page + until_report(batch, group, bytes);
 }
 
 static void close_page(struct td_batch *batch, struct tdi_group *group,
@@ -151,7 +157,7 @@ static bool open_group(struct td_batch *batch, struct tdi_group *group)
 		return false;
 	}
 	group->bytes_stop = until_report(
-		batch, atomic_load_explicit(&batch->bytes, memory_order_relaxed));
+		batch, group, atomic_load_explicit(&batch->bytes, memory_order_relaxed));
 	/* Release: the page is as its closer wants it. */
 	atomic_store_explicit(&group->next, page->objects, memory_order_release);
 	return true;

@@ -267,9 +267,11 @@ static size_t free_nodes(struct td_batch *batch, bool wait)
 
 size_t tdi_batch_free_some(struct td_batch *batch, bool wait)
 {
+	/* Both each time: while there is always a page, what is linked would never come,
+	 * nor would those who wait for it get on. */
 	size_t n = free_page(batch, wait);
 
-	return n > 0 ? n : free_nodes(batch, wait);
+	return n + free_nodes(batch, wait);
 }
 
 bool tdi_batch_has_ready(struct td_batch *batch)

@@ -132,7 +132,7 @@ bool tdi_batch_take_direct(struct td_batch *batch);
 /* Gives what is ready to the reapers; where there are none it is freed before this
  * returns. */
 void tdi_batch_submit(struct td_batch *batch);
-/* Frees a page of objects, or some linked ones, in the caller. How many: 0: there are
+/* Frees a page of objects, and some linked ones, in the caller. How many: 0: there are
  * none, or somebody else is at them. */
 size_t tdi_batch_free_some(struct td_batch *batch, bool wait);
 extern const struct td_work_ops tdi_batch_work_ops;

@@ -18,6 +18,9 @@
 #define ROOM ((size_t)128 << 10)
 #define ROOM_MAX ((size_t)64 << 20)
 
+_Static_assert(ROOM_MAX / TDI_PAGE_OBJECTS < (size_t)TDI_CHUNKS_MAX * TDI_CHUNK_PAGES,
+	       "as much room as may be asked for fits into a pool");
+
 /* ---- what all calls open with ---- */
 
 /* The caller's word that nobody reads is not kept where he reads himself. */

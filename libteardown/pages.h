@@ -15,8 +15,8 @@ enum {
 	TDI_PAGE_SIZE = 4096,
 	TDI_PAGE_OBJECTS = (TDI_PAGE_SIZE - 64) / sizeof(void *),
 	TDI_CHUNK_PAGES = 127, /* with the chunk's own first page: 512 KiB */
-	TDI_CHUNKS_MAX = 1024,
-	TDI_TOUCH_FROM = 8, /* pages of a chunk in use: then the others soon will be */
+	TDI_CHUNKS_MAX = 1056, /* 528 MiB */
+	TDI_TOUCH_FROM = 8,    /* pages of a chunk in use: then the others soon will be */
 };
 
 struct tdi_page {

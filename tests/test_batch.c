@@ -151,6 +151,13 @@ START_TEST(a_group_closes_on_bytes)
 }
 END_TEST
 
+/* However its bytes are spread over pages: 504 objects in each. */
+START_TEST(bytes_beyond_a_page_close_too)
+{
+	closes_itself_at(TD_BATCH_OPTS(.close_bytes = 700000), 700, 1000);
+}
+END_TEST
+
 START_TEST(objects_count_as_many_bytes_as_the_batch_was_told)
 {
 	closes_itself_at(TD_BATCH_OPTS(.close_bytes = 10000, .object_bytes = 1000), 10,
@@ -445,6 +452,7 @@ int main(void)
 	ADD(a_group_closes_on_count);
 	ADD(a_count_beyond_a_page_closes_too);
 	ADD(a_group_closes_on_bytes);
+	ADD(bytes_beyond_a_page_close_too);
 	ADD(objects_count_as_many_bytes_as_the_batch_was_told);
 	ADD(a_group_closes_on_age);
 	ADD(a_short_age_overtakes_a_long_one);

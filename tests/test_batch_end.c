@@ -134,6 +134,46 @@ START_TEST(callbacks_that_add_without_end_hold_up_no_barrier)
 }
 END_TEST
 
+/* Pages are past their grace period all the time: each call makes the next one so. */
+static void keep_a_page_ready(struct tally *of, struct object *first, size_t n)
+{
+	(void)of;
+	(void)n;
+	if (atomic_load(&enough) || (first != chained && first != chained + 1))
+		return;
+	add_itself_again(of, first, n);
+	(void)td_batch_flush(batch, TD_BATCH_NO_READERS);
+}
+
+/* B3: neither do they hold up what is linked. */
+START_TEST(pages_without_end_hold_up_no_list)
+{
+	struct object *objects = make_objects(20);
+	struct td_batch_list list = {0};
+
+	chained = make_objects(2);
+	tally.inside = keep_a_page_ready;
+	add_node(batch, &chained[0], 0);
+	ck_assert_int_eq(td_batch_flush(batch, TD_BATCH_NO_READERS), 0);
+	for (int i = 0; i < 20; i++) {
+		td_batch_list_add(&list, &objects[i].node, 0);
+		if (i % 10 == 9)
+			ck_assert_int_eq(
+				td_batch_free_list(batch, &list,
+						   i < 10 ? TD_BATCH_NO_READERS : 0),
+				0);
+	}
+	flush(batch);
+	until(count_freed(objects, 20) == 20);
+	barrier(batch);
+	atomic_store(&enough, true);
+	destroy(batch);
+	free(chained);
+	free(objects);
+	teardown();
+}
+END_TEST
+
 enum { OLD_THREADS = 3, GENERATIONS = 40 };
 
 struct stayer {
@@ -408,6 +448,7 @@ int main(void)
 	ADD(destroying_frees_what_callbacks_add);
 	ADD(and_what_they_add_where_nobody_reads);
 	ADD(callbacks_that_add_without_end_hold_up_no_barrier);
+	ADD(pages_without_end_hold_up_no_list);
 	ADD(old_threads_find_their_way_in_new_batches);
 	ADD(a_thread_adds_to_many_batches);
 	ADD(threads_may_end_with_open_groups);
