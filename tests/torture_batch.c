@@ -323,7 +323,7 @@ static void torture(const struct rcu_flavor_struct *used, unsigned n)
 		TD_BATCH_OPTS(.free_bulk = free_bulk, .ctx = &targets[0],
 			      .node_offset = offsetof(struct object, node), .threads = 1,
 			      .flags = TD_BATCH_HELP, .close_count = 64,
-			      .close_age_ns = 50000, .max_bytes = 256 * KIB),
+			      .close_age_ns = 500000, .max_bytes = 256 * KIB),
 		&targets[0].batch));
 	expect_ok(td_batch_create(
 		engine,
@@ -367,26 +367,26 @@ static void expect_no_poison(const struct rcu_flavor_struct *used, unsigned n)
 
 START_TEST(memb_readers_see_no_freed_object)
 {
-	expect_no_poison(&urcu_memb_flavor, 16);
+	expect_no_poison(&urcu_memb_flavor, 8);
 }
 END_TEST
 
 START_TEST(mb_readers_see_no_freed_object)
 {
-	expect_no_poison(&urcu_mb_flavor, 16);
+	expect_no_poison(&urcu_mb_flavor, 8);
 }
 END_TEST
 
 /* Grace periods of the last two are long where readers share CPUs. */
 START_TEST(bp_readers_see_no_freed_object)
 {
-	expect_no_poison(&urcu_bp_flavor, 3);
+	expect_no_poison(&urcu_bp_flavor, 2);
 }
 END_TEST
 
 START_TEST(qsbr_readers_see_no_freed_object)
 {
-	expect_no_poison(&urcu_qsbr_flavor, 4);
+	expect_no_poison(&urcu_qsbr_flavor, 3);
 }
 END_TEST
 
