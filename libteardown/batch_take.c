@@ -67,9 +67,11 @@ static struct tdi_page *page_to_gather(struct td_batch *batch)
 
 	if (!page && tdi_pages_grow(&batch->pages) == 0)
 		page = tdi_page_get(&batch->pages);
-	if (!page)
-		page = atomic_exchange_explicit(&batch->spare, NULL,
-						memory_order_acquire);
+	if (page)
+		return page;
+	page = atomic_exchange_explicit(&batch->spare, NULL, memory_order_acquire);
+	if (page) /* it comes as recycle() got it */
+		tdi_page_clear(page);
 	return page;
 }
 

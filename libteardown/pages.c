@@ -243,9 +243,7 @@ struct tdi_page *tdi_page_get(struct tdi_pages *pages)
 		return NULL;
 	atomic_fetch_sub_explicit(&pages->nr_free, 1, memory_order_relaxed);
 	page->index = index;
-	page->start = page->end = page->objects;
-	page->bytes_taken = 0;
-	atomic_store_explicit(&page->bytes, 0, memory_order_relaxed);
+	tdi_page_clear(page);
 	return page;
 }
 
