@@ -4,6 +4,8 @@
 #include "batches.h"
 #include "pages.h"
 
+#include <errno.h>
+
 enum { GROWTHS = 16, TURNS = TDT_SANITIZED ? 40 : 150 };
 
 /* ---- beside a thread that closes its page ---- */
@@ -93,11 +95,39 @@ START_TEST(draining_sees_a_page_that_is_closed_meanwhile)
 }
 END_TEST
 
+/* ---- beside others' readers ---- */
+
+START_TEST(an_empty_batch_waits_for_no_other_ones_readers)
+{
+	struct object *objects = make_objects(2);
+	td_batch *other = make_batch(.name = "other"), *unused = make_batch(.name = "x");
+	struct reader reader;
+
+	add_node(other, &objects[0], 0);
+	barrier(other);
+	enter_reader(&reader, NULL);
+	add_node(batch, &objects[1], 0);
+	flush(batch);
+	await_closed(batch, 1);
+	ck_assert_int_eq(td_batch_barrier(unused, 0), 0);
+	ck_assert_int_eq(td_batch_barrier(other, 0), 0);
+	ck_assert_int_eq(td_batch_barrier(batch, 0), -ETIMEDOUT);
+	ck_assert_int_eq(td_batch_destroy(unused, 0), 0);
+	ck_assert_int_eq(td_batch_destroy(other, 0), 0);
+	leave_reader(&reader);
+	barrier(batch);
+	ck_assert_uint_eq(count_freed(objects, 2), 2);
+	free(objects);
+}
+END_TEST
+
 int main(void)
 {
 	struct tdt *tests = tdt_suite("batch_empty");
 
 	tdt_add(tests, draining_sees_a_page_that_is_closed_meanwhile, setup_batch,
+		teardown_batch);
+	tdt_add(tests, an_empty_batch_waits_for_no_other_ones_readers, setup_batch,
 		teardown_batch);
 	return tdt_run(tests);
 }
