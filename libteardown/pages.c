@@ -12,7 +12,8 @@
 /* Links are kept apart from the pages, so that free pages need no memory. */
 struct tdi_chunk {
 	_Atomic(uint32_t) links[TDI_CHUNK_PAGES];
-	bool touched;
+	/* Relaxed, a hint: a pass in a caller may set it beside the thread's trim. */
+	_Atomic(bool) touched;
 	_Alignas(TDI_PAGE_SIZE) struct tdi_page pages[TDI_CHUNK_PAGES];
 };
 
@@ -137,14 +138,15 @@ bool tdi_page_stack_empty(const struct tdi_page_stack *stack)
 static void touch(struct tdi_chunk *chunk)
 {
 	(void)tdi_sys_madvise(chunk->pages, sizeof(chunk->pages), MADV_POPULATE_WRITE);
-	chunk->touched = true;
+	atomic_store_explicit(&chunk->touched, true, memory_order_relaxed);
 }
 
 void tdi_pages_touch_ahead(struct tdi_pages *pages, const struct tdi_page *page)
 {
 	struct tdi_chunk *chunk = chunk_of(pages, page->index);
 
-	if (!chunk->touched && page - chunk->pages >= TDI_TOUCH_FROM)
+	if (!atomic_load_explicit(&chunk->touched, memory_order_relaxed) &&
+	    page - chunk->pages >= TDI_TOUCH_FROM)
 		touch(chunk);
 }
 
@@ -229,7 +231,8 @@ void tdi_pages_trim(struct tdi_pages *pages)
 		/* What the kernel refuses to take back is kept. */
 		(void)tdi_sys_madvise(pages->chunks[i]->pages,
 				      sizeof(pages->chunks[i]->pages), MADV_DONTNEED);
-		pages->chunks[i]->touched = false;
+		atomic_store_explicit(&pages->chunks[i]->touched, false,
+				      memory_order_relaxed);
 	}
 	push(pages, &pages->free, first, last);
 }
