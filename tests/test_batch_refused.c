@@ -129,7 +129,7 @@ START_TEST(without_a_grace_thread_there_is_no_batch_but_later_there_may_be)
 }
 END_TEST
 
-/* The page that is set aside for gathering comes back each time, as good as new. */
+/* B7: the page that is set aside for gathering comes back each time, as good as new. */
 START_TEST(without_memory_for_more_pages_each_object_is_freed_once)
 {
 	struct object *objects = make_objects(50);
