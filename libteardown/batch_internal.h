@@ -10,8 +10,9 @@
  *
  * An object is at any moment in one of: a thread's group; `closed`, pages that groups
  * filled; `open`, objects that are linked; `waiting`, the pass's; `ready`, past their
- * grace period. Threads and passes never wait for each other: the pass reads what a group
- * has published, and leaves the rest.
+ * grace period. Those who add never wait for a pass: it reads what a group has published,
+ * and leaves the rest. A pass waits for one who adds only where he is held up between two
+ * stores: while he pushes a full page, or links himself to `open`.
  */
 #ifndef TDI_BATCH_INTERNAL_H
 #define TDI_BATCH_INTERNAL_H

@@ -67,9 +67,11 @@ static struct tdi_page *page_to_gather(struct td_batch *batch)
 
 	if (!page && tdi_pages_grow(&batch->pages) == 0)
 		page = tdi_page_get(&batch->pages);
-	if (!page)
-		page = atomic_exchange_explicit(&batch->spare, NULL,
-						memory_order_acquire);
+	if (page)
+		return page;
+	page = atomic_exchange_explicit(&batch->spare, NULL, memory_order_acquire);
+	if (page) /* it comes as recycle() got it */
+		tdi_page_clear(page);
 	return page;
 }
 
@@ -260,13 +262,16 @@ bool tdi_batch_is_empty(struct td_batch *batch)
 {
 	bool empty;
 
-	/* Nothing becomes ready meanwhile. What is in hand first: a callback may add, but
-	 * only before it is counted out. */
+	/* In the order in which an object goes on while the list is locked, so that it
+	 * is not missed between two places. What is in hand first: a callback may add,
+	 * but only before it is counted out. Nothing becomes ready meanwhile. Groups
+	 * before pages and linked objects: their owners may close them right now. */
 	pthread_mutex_lock(&batch->ready.lock);
-	empty = tdi_pending_count(&batch->pending) == 0 && !tdi_batch_has_ready(batch) &&
-		tdi_page_stack_empty(&batch->closed) && tdi_chain_empty(&batch->open);
+	empty = tdi_pending_count(&batch->pending) == 0 && !tdi_batch_has_ready(batch);
 	tdi_groups_for_each(&batch->groups, block, group) empty =
 		empty && !has_more(group);
+	empty = empty && tdi_page_stack_empty(&batch->closed) &&
+		tdi_chain_empty(&batch->open);
 	pthread_mutex_unlock(&batch->ready.lock);
 	return empty;
 }

@@ -44,6 +44,14 @@ static inline void **tdi_page_limit(struct tdi_page *page)
 	return page->objects + TDI_PAGE_OBJECTS;
 }
 
+/* Nothing is in it, taken out or not. */
+static inline void tdi_page_clear(struct tdi_page *page)
+{
+	page->start = page->end = page->objects;
+	page->bytes_taken = 0;
+	atomic_store_explicit(&page->bytes, 0, memory_order_relaxed);
+}
+
 /*
  * The index of the first page, and a tag that each change makes another: a pop that was
  * held up between reading and writing fails when the same page is first once more.

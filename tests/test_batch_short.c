@@ -129,6 +129,29 @@ START_TEST(without_a_grace_thread_there_is_no_batch_but_later_there_may_be)
 }
 END_TEST
 
+/* B7: the page that is set aside for gathering comes back each time, as good as new. */
+START_TEST(without_memory_for_more_pages_each_object_is_freed_once)
+{
+	struct object *objects = make_objects(50);
+	struct tdi_page *page;
+	size_t taken = 0;
+
+	add_ptr(batch, &objects[0], 0); /* its group has a page from here on */
+	while ((page = tdi_page_get(&batch->pages)) != NULL)
+		taken++;
+	ck_assert_uint_gt(taken, 0);
+	tdt_fail(TDI_SYS_mmap, -ENOMEM, 0, UINT32_MAX);
+	for (size_t i = 1; i < 50; i++) {
+		add_ptr(batch, &objects[i], 0);
+		barrier(batch);
+		ck_assert_uint_eq(count_freed(objects, 50), i + 1);
+		ck_assert_uint_eq(batch_stats(batch).bytes_pending, 0);
+	}
+	tdt_fail_none();
+	free(objects);
+}
+END_TEST
+
 /* A filter that comes later: then nothing is put to sleep any more. (B2) */
 START_TEST(ages_hold_when_the_kernel_refuses_membarrier_by_now)
 {
@@ -157,6 +180,8 @@ int main(void)
 		teardown);
 	tdt_add(tests, without_a_grace_thread_there_is_no_batch_but_later_there_may_be,
 		NULL, NULL);
+	tdt_add(tests, without_memory_for_more_pages_each_object_is_freed_once,
+		setup_batch, teardown_batch);
 	tdt_add(tests, ages_hold_when_the_kernel_refuses_membarrier_by_now, setup,
 		teardown);
 	return tdt_run(tests);

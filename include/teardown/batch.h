@@ -19,6 +19,7 @@
  * Thread safety: every function may be called from any thread at any time, except that
  * td_batch_destroy() ends the caller's right to use the batch. Those that add need no RCU
  * registration, and may be called inside a read-side critical section.
+ * (With qsbr a thread is inside one while it is online.)
  */
 #ifndef TEARDOWN_BATCH_H
 #define TEARDOWN_BATCH_H
@@ -223,7 +224,8 @@ int td_batch_free_list(td_batch *batch, struct td_batch_list *list, unsigned fla
  * Closes all open groups of the batch now, whoever's they are.
  *
  *   flags  0, or TD_BATCH_NO_READERS: what was added so far, as far as the caller knows
- *          of it, is given to the reapers without a grace period
+ *          of it, is given to the reapers without a grace period. What others are adding
+ *          meanwhile may be, too: the caller's word is for all of the batch.
  *
  * Returns 0; -EINVAL: NULL, unknown flags; -ECHILD. Context: with 0 does not block,
  * unless the engine has no grace thread any more: then it waits for a grace period, but
