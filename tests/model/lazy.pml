@@ -248,7 +248,7 @@ proctype thread(byte t)
 	byte at[DEPTH]; /* the space held at each level */
 	bit side[DEPTH];
 	bool user[SPACES], counted[SPACES];
-	bool entered, got, last;
+	bool entered, got, last, itself;
 
 	atomic {
 		do
@@ -293,8 +293,10 @@ proctype thread(byte t)
 		:: depth > 0 ->
 			depth--;
 			leave(WORD(depth), at[depth])
-		:: depth > 0 && (user[s] || counted[s]) -> /* switches */
+		:: depth > 0 && (user[s] || counted[s] || at[depth - 1] == s) -> /* switches */
+			itself = (at[depth - 1] == s);
 			enter(OTHER(depth - 1), s);
+			itself = false;
 			if
 			:: entered ->
 				entered = false;
