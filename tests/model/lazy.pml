@@ -17,7 +17,7 @@
  *
  * What must fail has one of: NO_FIRST_BARRIER, NO_SECOND_BARRIER, NO_SECOND_LOOK,
  * NO_OPEN_CHECK, NO_TURN, LOOK_AT_TAKEN, PUT_RELAXED, LEAVE_RELAXED,
- * PLAIN_LEAVE and PLAIN_ENTER (the last two with EXCHANGE).
+ * PLAIN_LEAVE, PLAIN_ENTER and PLAIN_AGAIN (the last three with EXCHANGE).
  */
 #ifndef THREADS
 #define THREADS 2
@@ -190,7 +190,11 @@ inline enter(w, s)
 	touch(s);
 #if defined(EXCHANGE) && !defined(PLAIN_ENTER)
 	if
+#ifdef PLAIN_AGAIN
 	:: count[s] > 1 ->
+#else
+	:: count[s] > 1 || itself ->
+#endif
 		atomic { drain_mine(); word[w] = NAME(s) }
 	:: else ->
 		store(w, NAME(s))
