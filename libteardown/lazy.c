@@ -162,7 +162,7 @@ int tdi_lazy_refuse(struct tdi_lazy *object, tdi_lazy_word *word)
 	return -ENXIO;
 }
 
-/* Without membarrier, and somebody has a count, maybe the caller. */
+/* Without membarrier: somebody has a count, maybe the caller; or by a hold that ends. */
 static int enter_by_exchange(struct tdi_lazy_thread *self, struct tdi_lazy *object,
 			     tdi_lazy_word *word)
 {
@@ -180,6 +180,7 @@ static int enter_level(struct tdi_lazy *object, bool switches)
 	int err = self->slot ? 0 : register_thread(self);
 	tdi_lazy_word *old = NULL, *word;
 	unsigned level;
+	bool itself;
 
 	if (err)
 		return err;
@@ -192,7 +193,10 @@ static int enter_level(struct tdi_lazy *object, bool switches)
 	} else {
 		return -EOVERFLOW;
 	}
-	if (self->exchange && !tdi_lazy_is_users(object))
+	/* A switch to itself: the old hold may be all that the caller has, and goes. What
+	 * the order of a user's put does for a plain store, nothing does here. */
+	itself = old && __atomic_load_n(old, __ATOMIC_RELAXED) == object;
+	if (self->exchange && (itself || !tdi_lazy_is_users(object)))
 		err = enter_by_exchange(self, object, word);
 	else
 		err = tdi_lazy_enter_word(self, object, word);

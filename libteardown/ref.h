@@ -10,12 +10,12 @@
  *
  * Order (argued in docs/memory-ordering.md):
  *
- *   get, get_many     relaxed: whoever may get already holds a reference, and what gave
- * him that ordered the object's contents get_not_zero      relaxed: the same, of the
- * reference that keeps the object put, put_many     release: what the caller did to the
- * object comes before its end the last of them  then an acquire load of the zero: after
- * all puts before it read, _acquire    a hint; or, with acquire, after the puts that led
- * to what is read
+ * - get, get_many: relaxed. Whoever may get already holds a reference, and what gave him
+ *   that ordered the object's contents.
+ * - get_not_zero: relaxed. The same, of the reference that keeps the object.
+ * - put, put_many: release. What the caller did to the object comes before its end.
+ * - the last of them: then an acquire load of the zero, after all puts before it.
+ * - read, read_acquire: a hint; or, with acquire, after the puts that led to this.
  */
 #ifndef TDI_REF_H
 #define TDI_REF_H
