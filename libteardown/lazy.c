@@ -162,7 +162,8 @@ int tdi_lazy_refuse(struct tdi_lazy *object, tdi_lazy_word *word)
 	return -ENXIO;
 }
 
-/* Without membarrier, and somebody has a count, maybe the caller. */
+/* Without membarrier, and somebody has a count, maybe the caller; or what allows to enter
+ * is the very hold that ends: a pass that sees that one end has to see this one begin. */
 static int enter_by_exchange(struct tdi_lazy_thread *self, struct tdi_lazy *object,
 			     tdi_lazy_word *word)
 {
@@ -192,7 +193,7 @@ static int enter_level(struct tdi_lazy *object, bool switches)
 	} else {
 		return -EOVERFLOW;
 	}
-	if (self->exchange && !tdi_lazy_is_users(object))
+	if (self->exchange && (!tdi_lazy_is_users(object) || (old && *old == object)))
 		err = enter_by_exchange(self, object, word);
 	else
 		err = tdi_lazy_enter_word(self, object, word);

@@ -174,8 +174,10 @@ TDI_LAZY_INLINE int tdi_lazy_switch(struct tdi_lazy *object)
 
 	if (tdi_lazy_rarely(!object))
 		return tdi_lazy_switch_slow(object);
+	/* Not by plain stores if what allows to enter is the very hold that ends. */
 	if (tdi_lazy_rarely(state != TDI_LAZY_HELD) &&
-	    (state != TDI_LAZY_HELD_X || !tdi_lazy_is_users(object)))
+	    (state != TDI_LAZY_HELD_X || !tdi_lazy_is_users(object) ||
+	     __atomic_load_n(old, __ATOMIC_RELAXED) == object))
 		return tdi_lazy_switch_slow(object);
 	word = (tdi_lazy_word *)((uintptr_t)old ^ sizeof(*old));
 	err = tdi_lazy_enter_word(self, object, word);

@@ -17,7 +17,7 @@
  *
  * What must fail has one of: NO_FIRST_BARRIER, NO_SECOND_BARRIER, NO_SECOND_LOOK,
  * NO_OPEN_CHECK, NO_TURN, LOOK_AT_TAKEN, PUT_RELAXED, LEAVE_RELAXED,
- * PLAIN_LEAVE and PLAIN_ENTER (the last two with EXCHANGE).
+ * PLAIN_LEAVE, PLAIN_ENTER and PLAIN_SWITCH (the last three with EXCHANGE).
  */
 #ifndef THREADS
 #define THREADS 2
@@ -190,7 +190,7 @@ inline enter(w, s)
 	touch(s);
 #if defined(EXCHANGE) && !defined(PLAIN_ENTER)
 	if
-	:: count[s] > 1 ->
+	:: count[s] > 1 || same ->
 		atomic { drain_mine(); word[w] = NAME(s) }
 	:: else ->
 		store(w, NAME(s))
@@ -248,7 +248,7 @@ proctype thread(byte t)
 	byte at[DEPTH]; /* the space held at each level */
 	bit side[DEPTH];
 	bool user[SPACES], counted[SPACES];
-	bool entered, got, last;
+	bool entered, got, last, same;
 
 	atomic {
 		do
@@ -293,8 +293,13 @@ proctype thread(byte t)
 		:: depth > 0 ->
 			depth--;
 			leave(WORD(depth), at[depth])
-		:: depth > 0 && (user[s] || counted[s]) -> /* switches */
+		/* switches, maybe by virtue of the hold that ends */
+		:: depth > 0 && (user[s] || counted[s] || at[depth - 1] == s) ->
+#ifndef PLAIN_SWITCH
+			same = (at[depth - 1] == s);
+#endif
 			enter(OTHER(depth - 1), s);
+			same = false;
 			if
 			:: entered ->
 				entered = false;
