@@ -25,9 +25,8 @@
 #include <urcu/ref.h>
 #include <urcu/urcu-memb.h>
 
-/* Of each thread, in a sample: of what is shared, and of what is not, which is faster. */
-#define SHARED_PAIRS 2000000u
-#define OWN_PAIRS 8000000u
+/* Of each thread, in a sample. What is not shared is faster. */
+#define PAIRS(way) ((way) <= TD_COUNT ? 2000000u : 8000000u)
 #define WARM_PAIRS 10000u
 
 enum { PAIR_NS };
@@ -75,7 +74,7 @@ static void release_never(struct urcu_ref *ref)
 		return bad;                                                              \
 	}
 
-/* The least that counting takes: nothing is checked, and zero is not looked for. */
+/* The least that counting takes: nothing is checked. */
 PAIRS_OF(atomic_pairs, atomic_fetch_add_explicit(&shared.count, 1, memory_order_relaxed),
 	 atomic_fetch_sub_explicit(&shared.count, 1, memory_order_release))
 PAIRS_OF(urcu_ref_pairs, urcu_ref_get(&shared.ref),
@@ -87,11 +86,6 @@ PAIRS_OF(lazy_pairs, bad |= td_lazy_enter(space), bad |= td_lazy_leave())
 PAIRS_OF(exchange_pairs, atomic_store_explicit(&own, space, memory_order_release),
 	 (void)atomic_exchange_explicit(&own, NULL, memory_order_seq_cst))
 PAIRS_OF(rcu_pairs, urcu_memb_read_lock(), urcu_memb_read_unlock())
-
-static unsigned pairs_in_a_sample(enum way way)
-{
-	return way <= TD_COUNT ? SHARED_PAIRS : OWN_PAIRS;
-}
 
 static int (*const pairs_of[NR_WAYS])(unsigned n) = {
 	[ATOMIC] = atomic_pairs,     [URCU_REF] = urcu_ref_pairs,
@@ -148,7 +142,7 @@ static void *work_on(void *arg)
 	bench_must(pairs(WARM_PAIRS), way_names[worker->way]);
 	pthread_barrier_wait(worker->begin);
 	began = thread_ns();
-	bench_must(pairs(pairs_in_a_sample(worker->way)), way_names[worker->way]);
+	bench_must(pairs(PAIRS(worker->way)), way_names[worker->way]);
 	worker->took_ns = thread_ns() - began;
 	urcu_memb_unregister_thread();
 	return NULL;
@@ -173,7 +167,7 @@ static double pair_ns(enum way way, unsigned threads)
 		sum += (double)workers[i].took_ns;
 	}
 	bench_must(-pthread_barrier_destroy(&begin), "pthread_barrier_destroy");
-	return sum / threads / pairs_in_a_sample(way);
+	return sum / threads / PAIRS(way);
 }
 
 static void shared_make(td_engine *engine)
@@ -488,7 +482,7 @@ static void run(const struct bench_opts *opts)
 	     "lazy_over_1_thread 1.2;\n"
 	     "# lazy_xchg_over_exchange 1.2; pass_us 200 with 10000 slots");
 	shared_make(engine);
-	puts("# nobody is registered: what comes after the callback that is no pass");
+	/* Nobody is registered: what comes after the callback that is no pass. */
 	(void)run_slots(engine, 0, opts->repeat);
 	run_pairs(&peer, opts->repeat);
 	run_passes(engine, opts->repeat);

@@ -64,7 +64,7 @@ static struct {
 enum { HOLDER, PASSER };
 
 static struct {
-	unsigned refused, kept, left;
+	unsigned refused, kept, left, switched, stayed;
 } seen;
 
 /* What has been noticed, for the parent of a child that dies of it. */
@@ -164,9 +164,42 @@ static void leave_in_round(unsigned round)
 	await(&through[PASSER].at, round);
 }
 
-static bool enters_in(unsigned round)
+/* Switches to what it holds already, with nothing else that allows it. */
+static void switch_in_round(unsigned round)
 {
-	return broken == WHOLE ? round % 2 : broken == NO_FIRST_BARRIER;
+	int err;
+
+	must_be(tdi_lazy_enter(&object.lazy), 0, "tdi_lazy_enter");
+	put_count(&object.lazy);
+	send_lines_away();
+	meet(HOLDER, round);
+	linger(round * 7 % 101);
+	fill_store_buffer(round % LINES);
+	err = tdi_lazy_switch(&object.lazy);
+	if (err) {
+		must_be(err, -ENXIO, "tdi_lazy_switch");
+		seen.stayed++;
+	} else {
+		seen.switched++;
+	}
+	await(&through[PASSER].at, round);
+	check_kept();
+	must_be(tdi_lazy_leave(), 0, "tdi_lazy_leave");
+}
+
+enum { ENTERS, LEAVES, SWITCHES, KINDS };
+
+static void (*const holder_does[KINDS])(unsigned round) = {
+	[ENTERS] = enter_in_round,
+	[LEAVES] = leave_in_round,
+	[SWITCHES] = switch_in_round,
+};
+
+static unsigned kind_of(unsigned round)
+{
+	if (broken == WHOLE)
+		return round % KINDS;
+	return broken == NO_FIRST_BARRIER ? ENTERS : LEAVES;
 }
 
 static atomic_bool over; /* after the round that the holder is through with */
@@ -176,7 +209,7 @@ static void *pass_on(void *unused)
 	(void)unused;
 	for (unsigned round = 1; !atomic_load(&over); round++) {
 		meet(PASSER, round);
-		linger(round * 11 % (enters_in(round) ? 4001 : 1009));
+		linger(round * 11 % (kind_of(round) == LEAVES ? 1009 : 4001));
 		barriers = 0;
 		tdi_lazy_close(&object.lazy);
 		must_be(tdi_lazy_pass(&object.lazy), 0, "tdi_lazy_pass");
@@ -221,10 +254,7 @@ static void duel(uint64_t run_ns)
 		tdi_ref_init(&object.count, 2); /* all users', and ours */
 		tdi_lazy_init(&object.lazy, &object.count, put_count, "duel");
 		atomic_store(&object.freed, false);
-		if (enters_in(round))
-			enter_in_round(round);
-		else
-			leave_in_round(round);
+		holder_does[kind_of(round)](round);
 		if (!atomic_load(&object.freed)) {
 			*noticed = LOST;
 			notice("never freed, round %u: a lazy hold's count is lost",
@@ -241,14 +271,17 @@ static void check_and_print(const char *mode)
 	struct tdi_lazy_tally now;
 
 	tdi_lazy_tally(&now);
-	printf("# %s: entered %u, refused %u; left %u; tagged %llu, dropped %llu, gave "
+	printf("# %s: entered %u, refused %u; left %u; switched %u, refused %u; tagged "
+	       "%llu, dropped %llu, gave "
 	       "back "
 	       "%llu\n",
-	       mode, seen.kept, seen.refused, seen.left, (unsigned long long)now.tagged,
-	       (unsigned long long)now.dropped, (unsigned long long)now.taken_back);
+	       mode, seen.kept, seen.refused, seen.left, seen.switched, seen.stayed,
+	       (unsigned long long)now.tagged, (unsigned long long)now.dropped,
+	       (unsigned long long)now.taken_back);
 	ck_assert_uint_eq(now.tagged, now.dropped + now.taken_back);
-	ck_assert_uint_eq(now.refused, seen.refused);
-	ck_assert_uint_eq(now.passes, seen.refused + seen.kept + seen.left);
+	ck_assert_uint_eq(now.refused, seen.refused + seen.stayed);
+	ck_assert_uint_eq(now.passes, seen.refused + seen.kept + seen.left +
+					      seen.switched + seen.stayed);
 }
 
 START_TEST(no_hold_is_missed_and_no_count_is_lost)

@@ -133,11 +133,11 @@ END_TEST
 START_TEST(without_memory_for_more_pages_each_object_is_freed_once)
 {
 	struct object *objects = make_objects(50);
-	struct tdi_page *page;
+	struct tdi_page *spare;
 	size_t taken = 0;
 
 	add_ptr(batch, &objects[0], 0); /* its group has a page from here on */
-	while ((page = tdi_page_get(&batch->pages)) != NULL)
+	while ((spare = tdi_page_get(&batch->pages)) != NULL)
 		taken++;
 	ck_assert_uint_gt(taken, 0);
 	tdt_fail(TDI_SYS_mmap, -ENOMEM, 0, UINT32_MAX);
