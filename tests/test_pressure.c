@@ -342,11 +342,15 @@ static size_t resident_room(td_batch *batch)
 	return sum;
 }
 
+enum { SETTLING = 3 };
+
 /* The passes that end one after the other come after whatever was asked for before. */
 static void settle(td_batch *batch)
 {
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < SETTLING; i++) {
+		fill(batch, 1); /* or a barrier needs no pass */
 		ck_assert_int_eq(td_batch_barrier(batch, TD_FOREVER), 0);
+	}
 }
 
 START_TEST(pressure_gives_room_back_that_is_not_in_use)
@@ -375,7 +379,7 @@ START_TEST(pressure_gives_room_back_that_is_not_in_use)
 	ck_assert_uint_le(resident_room(batch), 3 * chunk + CHUNKS * TDI_PAGE_SIZE);
 	fill(batch, MANY);
 	settle(batch);
-	ck_assert_uint_eq(atomic_load(&freed), 2 * MANY);
+	ck_assert_uint_eq(atomic_load(&freed), 2 * MANY + 4 * SETTLING);
 	ck_assert_int_eq(td_batch_destroy(batch, 0), 0);
 }
 END_TEST

@@ -216,7 +216,7 @@ enum td_batch_when {
  *
  * Returns 0 (also for an empty list); -EINVAL: NULL, unknown flags; -ECHILD. Context: as
  * td_batch_free(); but with TD_BATCH_NO_READERS, where the engine has no reapers (any
- * more), the list is freed before this returns. (rows B3, B4, B7)
+ * more), callbacks of the batch may run in the caller. (rows B3, B4, B7)
  */
 int td_batch_free_list(td_batch *batch, struct td_batch_list *list, unsigned flags);
 
