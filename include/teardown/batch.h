@@ -159,7 +159,7 @@ int td_batch_free(td_batch *batch, struct td_batch_node *node, size_t bytes);
  * The same for an object without a node. Where there is no room for its pointer (the pool
  * that the grace thread keeps filled is empty, or more threads add at once than there are
  * groups yet) the caller helps to free, if that is allowed, and otherwise gives up the
- * CPU for as long, at most twice; if there is still none:
+ * CPU for as long, once; if there is still none:
  *
  * Returns -EAGAIN: the object is still the caller's. Otherwise as td_batch_free().
  * A callback does not wait for room.
