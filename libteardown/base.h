@@ -20,19 +20,6 @@
  */
 #define TDI_HOT __attribute__((hot))
 
-/*
- * Asks for a cache line that will be written to. Compilers take a read for it unless they
- * are told of a CPU that has better; all x86-64 ones take this, some as no-op.
- */
-static inline void tdi_prefetch_to_write(const void *addr)
-{
-#ifdef __x86_64__
-	__asm__ volatile("prefetchw %0" : : "m"(*(const char *)addr));
-#else
-	__builtin_prefetch(addr, 1);
-#endif
-}
-
 #define tdi_container_of(ptr, type, member)                                              \
 	((type *)((char *)(ptr)-offsetof(type, member)))
 

@@ -6,10 +6,6 @@
 
 #include <string.h>
 
-/* Pointers ahead, in a page that the reapers have been reading: as many as are put in
- * while a cache line comes over from another CPU. */
-#define AHEAD 64
-
 /* ---- the bound ---- */
 
 static bool near_bound(const struct td_batch *batch, int64_t bytes)
@@ -125,7 +121,7 @@ static void report(struct td_batch *batch, struct tdi_group *group, uint64_t in_
 		group->since_close = 0;
 		tdi_grace_hint(&batch->engine->grace);
 	}
-	group->bytes_stop = in_page + until_report(batch, group, bytes);
+	group->front.bytes_stop = in_page + until_report(batch, group, bytes);
 }
 
 static void close_page(struct td_batch *batch, struct tdi_group *group,
@@ -133,18 +129,18 @@ static void close_page(struct td_batch *batch, struct tdi_group *group,
 {
 	report(batch, group, atomic_load_explicit(&page->bytes, memory_order_relaxed));
 	atomic_store_explicit(&group->reported, 0, memory_order_relaxed);
-	group->stop = NULL;
+	group->front.stop = NULL;
 	/* Around the push: see group.h. */
-	atomic_store_explicit(&group->next, TDI_GROUP_CLOSING, memory_order_release);
+	__atomic_store_n(&group->front.next, TDI_GROUP_CLOSING, __ATOMIC_RELEASE);
 	tdi_page_push(&batch->pages, &batch->closed, page);
 	/* Release: who sees this sees the page where it was pushed to. */
-	atomic_store_explicit(&group->next, NULL, memory_order_release);
+	__atomic_store_n(&group->front.next, NULL, __ATOMIC_RELEASE);
 }
 
 /* Makes place for a pointer: false: there is no page. */
 static bool open_group(struct td_batch *batch, struct tdi_group *group)
 {
-	void **next = atomic_load_explicit(&group->next, memory_order_relaxed);
+	void **next = group->front.next;
 	struct tdi_page *page = tdi_page_before(next);
 
 	if (next && next != tdi_page_limit(page))
@@ -156,10 +152,10 @@ static bool open_group(struct td_batch *batch, struct tdi_group *group)
 		tdi_grace_hint(&batch->engine->grace); /* for more */
 		return false;
 	}
-	group->bytes_stop = until_report(
+	group->front.bytes_stop = until_report(
 		batch, group, atomic_load_explicit(&batch->bytes, memory_order_relaxed));
 	/* Release: the page is as its closer wants it. */
-	atomic_store_explicit(&group->next, page->objects, memory_order_release);
+	__atomic_store_n(&group->front.next, page->objects, __ATOMIC_RELEASE);
 	return true;
 }
 
@@ -169,7 +165,7 @@ static bool open_group(struct td_batch *batch, struct tdi_group *group)
  */
 static void go_on(struct td_batch *batch, struct tdi_group *group)
 {
-	void **next = atomic_load_explicit(&group->next, memory_order_relaxed);
+	void **next = group->front.next;
 	size_t n = (size_t)(tdi_page_limit(tdi_page_before(next)) - next);
 
 	if (group->until_close == 0) /* the first one ever */
@@ -180,51 +176,26 @@ static void go_on(struct td_batch *batch, struct tdi_group *group)
 	}
 	n = tdi_min_size(n, group->until_close - 1);
 	group->until_close -= n;
-	group->stop = next + n;
+	group->front.stop = next + n;
 }
 
-/*
- * Puts a pointer where place has been made. What is left to be done now and then, by
- * after(), is asked for in *more.
- */
-static inline void put_in(struct tdi_group *group, void **next, void *object,
-			  uint64_t bytes, bool *more)
+int tdi_batch_after(struct td_batch *batch, struct tdi_batch_group *front)
 {
-	struct tdi_page *page = tdi_page_before(next + 1);
-
-	tdi_prefetch_to_write(next + AHEAD);
-	*next = object;
-	/* A plain addition: nobody else writes. */
-	bytes += atomic_load_explicit(&page->bytes, memory_order_relaxed);
-	atomic_store_explicit(&page->bytes, bytes, memory_order_relaxed);
-	/* Release: pairs with the acquire in take_open(). What made the object
-	 * unreachable comes before it. */
-	atomic_store_explicit(&group->next, next + 1, memory_order_release);
-	/* Only the compiler has to keep the order: tdi_batch_drowse is followed by a
-	 * barrier on all threads, or TDI_GROUP_FENCE is set. */
-	atomic_signal_fence(memory_order_seq_cst);
-	*more = bytes >= group->bytes_stop ||
-		atomic_load_explicit(&group->flags, memory_order_relaxed) != 0;
-}
-
-/* 0, for those that end with it. */
-static __attribute__((noinline)) int after(struct td_batch *batch,
-					   struct tdi_group *group)
-{
-	void **next = atomic_load_explicit(&group->next, memory_order_relaxed);
+	struct tdi_group *group = tdi_group_of(front);
+	void **next = front->next;
 	uint64_t bytes =
 		atomic_load_explicit(&tdi_page_before(next)->bytes, memory_order_relaxed);
 	uint32_t flags;
 
 	/* An exchange is the fence, too, that TDI_GROUP_FENCE stands for. seq_cst:
 	 * pairs with tdi_batch_drowse. */
-	if (atomic_load_explicit(&group->flags, memory_order_relaxed) != 0) {
-		flags = atomic_fetch_and_explicit(
-			&group->flags, ~(uint32_t)TDI_GROUP_ASLEEP, memory_order_seq_cst);
+	if (__atomic_load_n(&front->flags, __ATOMIC_RELAXED) != 0) {
+		flags = __atomic_fetch_and(&front->flags, ~(uint32_t)TDI_GROUP_ASLEEP,
+					   __ATOMIC_SEQ_CST);
 		if (flags & TDI_GROUP_ASLEEP)
 			tdi_grace_wake(&batch->engine->grace);
 	}
-	if (bytes >= group->bytes_stop)
+	if (bytes >= front->bytes_stop)
 		report(batch, group, bytes);
 	hold_bound(batch);
 	return 0;
@@ -238,7 +209,6 @@ static __attribute__((noinline)) int after(struct td_batch *batch,
 static bool put_pointer(struct td_batch *batch, void *object, size_t bytes)
 {
 	struct tdi_group *group = tdi_group_find(&batch->groups);
-	bool more;
 
 	if (!group) {
 		tdi_grace_hint(&batch->engine->grace); /* for more of them */
@@ -246,22 +216,21 @@ static bool put_pointer(struct td_batch *batch, void *object, size_t bytes)
 	}
 	if (!open_group(batch, group))
 		return false;
-	put_in(group, atomic_load_explicit(&group->next, memory_order_relaxed), object,
-	       bytes, &more);
+	(void)tdi_batch_put_in(&group->front, group->front.next, object, bytes);
 	go_on(batch, group);
-	(void)after(batch, group);
+	(void)tdi_batch_after(batch, &group->front);
 	return true;
 }
 
-static __attribute__((noinline)) int add_slow(struct td_batch *batch, void *object,
-					      struct td_batch_node *node, size_t bytes)
+static int add_slow(struct td_batch *batch, void *object, struct td_batch_node *node,
+		    size_t bytes)
 {
 	int err = tdi_engine_check(batch->engine);
 
 	if (err)
 		return err;
 	if (bytes == 0)
-		bytes = batch->object_bytes;
+		bytes = batch->front.object_bytes;
 	for (unsigned waited = 0;; waited++) {
 		if (!batch->private && put_pointer(batch, object, bytes))
 			return 0;
@@ -279,36 +248,18 @@ static __attribute__((noinline)) int add_slow(struct td_batch *batch, void *obje
 	return -EAGAIN;
 }
 
-/* Nothing but jumps to elsewhere: no register has to be saved on the way. */
-static inline __attribute__((always_inline)) int add(struct td_batch *batch, void *object,
-						     struct td_batch_node *node,
-						     size_t bytes)
+int tdi_batch_free_slow(struct td_batch *batch, struct td_batch_node *node, size_t bytes)
 {
-	struct tdi_group *group = tdi_group_cached(batch->groups.id);
-	void **next;
-	bool more;
-
-	if (tdi_unlikely(!group))
-		return add_slow(batch, object, node, bytes);
-	next = atomic_load_explicit(&group->next, memory_order_relaxed);
-	if (tdi_unlikely(next == group->stop))
-		return add_slow(batch, object, node, bytes);
-	put_in(group, next, object, bytes ? bytes : batch->object_bytes, &more);
-	return tdi_unlikely(more) ? after(batch, group) : 0;
+	if (!batch || !node)
+		return -EINVAL;
+	return add_slow(batch, (char *)node - batch->front.node_offset, node, bytes);
 }
 
-TDI_HOT int td_batch_free(td_batch *batch, struct td_batch_node *node, size_t bytes)
+int tdi_batch_free_ptr_slow(struct td_batch *batch, void *object, size_t bytes)
 {
-	if (tdi_unlikely(!batch || !node))
+	if (!batch || !object)
 		return -EINVAL;
-	return add(batch, (char *)node - batch->node_offset, node, bytes);
-}
-
-TDI_HOT int td_batch_free_ptr(td_batch *batch, void *object, size_t bytes)
-{
-	if (tdi_unlikely(!batch || !object))
-		return -EINVAL;
-	return add(batch, object, NULL, bytes);
+	return add_slow(batch, object, NULL, bytes);
 }
 
 int td_batch_free_list(td_batch *batch, struct td_batch_list *list, unsigned flags)
@@ -318,7 +269,8 @@ int td_batch_free_list(td_batch *batch, struct td_batch_list *list, unsigned fla
 
 	if (err || !list->tdi_first)
 		return err;
-	bytes = list->tdi_bytes ? list->tdi_bytes : list->tdi_count * batch->object_bytes;
+	bytes = list->tdi_bytes ? list->tdi_bytes
+				: list->tdi_count * batch->front.object_bytes;
 	if (flags & TD_BATCH_NO_READERS)
 		put_direct(batch, list, bytes);
 	else
@@ -327,3 +279,17 @@ int td_batch_free_list(td_batch *batch, struct td_batch_list *list, unsigned fla
 	hold_bound(batch);
 	return 0;
 }
+
+/* ---- what is inlined, for those who cannot ---- */
+
+extern inline void tdi_batch_prefetch(const void *addr);
+extern inline int tdi_batch_put_in(struct tdi_batch_group *group, void **next,
+				   void *object, uint64_t bytes);
+extern inline struct tdi_batch_group *tdi_batch_group_of(
+	const struct tdi_batch_front *front, void ***next);
+extern inline int tdi_batch_free(struct td_batch *batch, struct td_batch_node *node,
+				 size_t bytes);
+extern inline int tdi_batch_free_ptr(struct td_batch *batch, void *object, size_t bytes);
+extern inline int td_batch_free(td_batch *batch, struct td_batch_node *node,
+				size_t bytes);
+extern inline int td_batch_free_ptr(td_batch *batch, void *object, size_t bytes);

@@ -224,7 +224,7 @@ static size_t take_some(struct td_batch *batch, void **objects, bool of[2],
 	for (unsigned epoch = 0; epoch < 2; epoch++)
 		of[epoch] = ready->node_last[epoch] != NULL;
 	while (n < NODES_AT_ONCE && (node = tdi_chain_take(&ready->nodes)) != NULL) {
-		objects[n++] = (char *)node - batch->node_offset;
+		objects[n++] = (char *)node - batch->front.node_offset;
 		for (unsigned epoch = 0; epoch < 2; epoch++) {
 			if (node == ready->node_last[epoch])
 				ready->node_last[epoch] = NULL;

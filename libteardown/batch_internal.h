@@ -40,12 +40,12 @@ struct tdi_batch_ready {
 };
 
 struct td_batch {
+	struct tdi_batch_front front;
 	/* Constant after creation; but for the pool and the groups, which grow. */
 	struct td_engine *engine;
 	unsigned flags;
 	bool helps;   /* threads that add may call free_bulk */
 	bool private; /* the engine's own: without groups and pages, and no reference */
-	size_t node_offset, object_bytes;
 	uint64_t close_bytes, close_age_ns, max_bytes;
 	uint64_t report_bytes; /* a group counts what it holds when it is so much */
 	size_t close_count;
@@ -87,6 +87,8 @@ struct td_batch {
 	_Atomic(uint64_t) objects_closed, objects_freed, objects_helped;
 	_Atomic(uint64_t) waits, passed_bound, refused;
 };
+
+_Static_assert(offsetof(struct td_batch, front) == 0, "a front is its batch");
 
 /* 0; -EINVAL: no batch, unknown flags (of enum td_batch_when); -ECHILD. */
 int tdi_batch_check(const struct td_batch *batch, unsigned flags);

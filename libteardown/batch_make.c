@@ -130,8 +130,9 @@ static void configure(struct td_batch *batch, const struct td_batch_opts *opts)
 	batch->helps = !(opts->flags & TD_BATCH_NO_HELP) &&
 		       ((opts->flags & TD_BATCH_HELP) ||
 			batch->free_bulk == td_free_bulk_malloc);
-	batch->node_offset = opts->node_offset;
-	batch->object_bytes = or_default(opts->object_bytes, OBJECT_BYTES);
+	batch->front.id = TDI_BATCH_NO_GROUPS;
+	batch->front.node_offset = opts->node_offset;
+	batch->front.object_bytes = or_default(opts->object_bytes, OBJECT_BYTES);
 	batch->close_bytes = or_default(opts->close_bytes, CLOSE_BYTES);
 	batch->close_count = or_default(opts->close_count, CLOSE_COUNT);
 	batch->close_age_ns = or_default(opts->close_age_ns, CLOSE_AGE_NS);
@@ -208,6 +209,7 @@ int td_batch_create(td_engine *given, const struct td_batch_opts *given_opts,
 		free(batch);
 		return err;
 	}
+	batch->front.id = batch->groups.id;
 	atomic_init(&batch->spare, tdi_page_get(&batch->pages));
 	tdi_engine_get(engine);
 	tdi_grace_add(engine, batch);

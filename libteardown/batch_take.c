@@ -91,7 +91,7 @@ static void **published(struct tdi_group *group)
 
 	/* Acquire: pairs with the release of whoever adds. */
 	for (unsigned looks = 1;
-	     (next = atomic_load_explicit(&group->next, memory_order_acquire)) ==
+	     (next = __atomic_load_n(&group->front.next, __ATOMIC_ACQUIRE)) ==
 	     TDI_GROUP_CLOSING;
 	     looks++) {
 		if (looks % CLOSING_LOOKS == 0)
@@ -199,13 +199,13 @@ bool tdi_batch_take(struct td_batch *batch, bool *all)
 
 static bool is_awake(struct tdi_group *group)
 {
-	return !(atomic_load_explicit(&group->flags, memory_order_relaxed) &
+	return !(__atomic_load_n(&group->front.flags, __ATOMIC_RELAXED) &
 		 TDI_GROUP_ASLEEP);
 }
 
 static bool has_more(struct tdi_group *group)
 {
-	void **next = atomic_load_explicit(&group->next, memory_order_acquire);
+	void **next = __atomic_load_n(&group->front.next, __ATOMIC_ACQUIRE);
 
 	return next == TDI_GROUP_CLOSING ||
 	       (next && tdi_page_before(next)->start != next);
@@ -223,8 +223,8 @@ bool tdi_batch_drowse(struct td_batch *batch)
 		group->tried = is_awake(group) && !group->used && !has_more(group);
 		group->used = false;
 		if (group->tried)
-			atomic_fetch_or_explicit(&group->flags, TDI_GROUP_ASLEEP,
-						 memory_order_seq_cst);
+			__atomic_fetch_or(&group->front.flags, TDI_GROUP_ASLEEP,
+					  __ATOMIC_SEQ_CST);
 		any |= group->tried;
 	}
 	return any;
@@ -239,9 +239,8 @@ void tdi_batch_look_again(struct td_batch *batch, bool barrier)
 	tdi_groups_for_each(&batch->groups, block, group)
 	{
 		if (group->tried && (!barrier || has_more(group)))
-			atomic_fetch_and_explicit(&group->flags,
-						  ~(uint32_t)TDI_GROUP_ASLEEP,
-						  memory_order_relaxed);
+			__atomic_fetch_and(&group->front.flags,
+					   ~(uint32_t)TDI_GROUP_ASLEEP, __ATOMIC_RELAXED);
 		group->tried = false;
 	}
 }

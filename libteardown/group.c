@@ -63,7 +63,7 @@ static int add_block(struct tdi_groups *groups, unsigned n)
 	memset(block, 0, size);
 	block->n = n;
 	for (unsigned i = 0; i < n; i++)
-		atomic_init(&block->group[i].flags, groups->flags);
+		block->group[i].front.flags = groups->flags;
 	block->next = atomic_load_explicit(&groups->blocks, memory_order_relaxed);
 	/* Release: pairs with tdi_groups_for_each. */
 	atomic_store_explicit(&groups->blocks, block, memory_order_release);
@@ -83,7 +83,8 @@ int tdi_groups_init(struct tdi_groups *groups, unsigned n)
 		return err;
 	tdi_thread_on_exit(TDI_THREAD_BATCH, thread_ends);
 	pthread_mutex_lock(&live_lock);
-	groups->id = ++last_id;
+	last_id += sizeof(struct tdi_group_entry);
+	groups->id = last_id;
 	groups->next_live = live;
 	if (live)
 		live->prev_live = groups;
@@ -136,7 +137,7 @@ static struct tdi_group *own(struct tdi_groups *groups, uint64_t token)
 
 struct tdi_group *tdi_group_find(struct tdi_groups *groups)
 {
-	struct tdi_group_entry *entry = &tdi_group_cache[groups->id % TDI_GROUP_CACHE];
+	struct tdi_group_entry *entry = tdi_group_entry_of(groups->id);
 	struct tdi_group *group = tdi_group_cached(groups->id);
 	uint64_t token = tdi_thread_token();
 
@@ -155,8 +156,12 @@ struct tdi_group *tdi_group_find(struct tdi_groups *groups)
 		group = own(groups, token);
 	}
 	if (group)
-		*entry = (struct tdi_group_entry){groups->id, group};
+		*entry = (struct tdi_group_entry){groups->id, &group->front};
 	else
 		atomic_store_explicit(&groups->short_of, true, memory_order_relaxed);
 	return group;
 }
+
+/* ---- what is inlined, for those who cannot ---- */
+
+extern inline struct tdi_group_entry *tdi_group_entry_of(uint64_t id);

@@ -12,37 +12,40 @@
 #include "base.h"
 #include "pages.h"
 
+#include <teardown/batch_inline.h>
+
 enum tdi_group_flags {
 	TDI_GROUP_ASLEEP = 1, /* nobody looks at it until its owner says that he added */
 	TDI_GROUP_FENCE = 2,  /* no membarrier: the owner fences before he looks here */
 };
 
 struct tdi_group {
-	/*
-	 * Where the next pointer goes; NULL without a page. A release publishes what is
-	 * before it, back to the start of its page: the closer's acquire. While a full
-	 * page is pushed this is TDI_GROUP_CLOSING: it is neither here nor, for all that
-	 * a closer can know, there.
-	 */
-	_Alignas(TDI_CACHE_LINE) _Atomic(void **) next;
-	void **stop;		    /* where it stops, for one reason or another */
-	uint64_t bytes_stop;	    /* and at how many bytes in the page */
+	/* What those who add look at each time. */
+	_Alignas(TDI_CACHE_LINE) struct tdi_batch_group front;
 	_Atomic(uint64_t) reported; /* of the page's bytes: counted in the batch's */
 	uint64_t since_close;	    /* bytes, reported ones */
 	size_t until_close;	    /* objects beyond stop, at least 1; 0 at first */
-	_Atomic(uint32_t) flags;    /* enum tdi_group_flags */
 
 	_Alignas(TDI_CACHE_LINE) _Atomic(uint64_t) owner; /* its token; 0: nobody */
 	/* The closer's: something was in it since it last looked; it was put to sleep. */
 	bool used, tried;
 };
 
+_Static_assert(offsetof(struct tdi_group, front) == 0, "a front is its group");
+_Static_assert(TDI_BATCH_PAGE == TDI_PAGE_SIZE && offsetof(struct tdi_page, bytes) == 0,
+	       "a page is as those who put pointers in know it");
+
 #define TDI_GROUP_CLOSING ((void **)1)
+
+static inline struct tdi_group *tdi_group_of(struct tdi_batch_group *front)
+{
+	return (struct tdi_group *)front;
+}
 
 /* For those who look from elsewhere: the page that it is about to leave is not seen. */
 static inline void **tdi_group_next(struct tdi_group *group)
 {
-	void **next = atomic_load_explicit(&group->next, memory_order_acquire);
+	void **next = __atomic_load_n(&group->front.next, __ATOMIC_ACQUIRE);
 
 	return next == TDI_GROUP_CLOSING ? NULL : next;
 }
@@ -54,7 +57,7 @@ struct tdi_group_block {
 };
 
 struct tdi_groups {
-	uint64_t id;	/* of this set, and never another's */
+	uint64_t id;	/* of this set, and never another's: see batch_inline.h */
 	uint32_t flags; /* that a group begins with */
 	_Atomic(unsigned) n;
 	_Atomic(struct tdi_group_block *) blocks;
@@ -62,25 +65,12 @@ struct tdi_groups {
 	struct tdi_groups *next_live, *prev_live;
 };
 
-/*
- * What a thread used last, by set. Initial-exec: without it whoever is built as a part of
- * a shared object would call a function to find its own variable. It takes 128 of the
- * bytes that the C library keeps for objects that are loaded later.
- */
-enum { TDI_GROUP_CACHE = 8 };
-struct tdi_group_entry {
-	uint64_t id;
-	struct tdi_group *group;
-};
-extern __thread struct tdi_group_entry tdi_group_cache[TDI_GROUP_CACHE]
-	__attribute__((tls_model("initial-exec")));
-
 /* The calling thread's, if it used it not long ago. */
 static inline struct tdi_group *tdi_group_cached(uint64_t id)
 {
-	const struct tdi_group_entry *entry = &tdi_group_cache[id % TDI_GROUP_CACHE];
+	const struct tdi_group_entry *entry = tdi_group_entry_of(id);
 
-	return tdi_likely(entry->id == id) ? entry->group : NULL;
+	return tdi_likely(entry->id == id) ? tdi_group_of(entry->group) : NULL;
 }
 
 /* 0, -ENOMEM. */

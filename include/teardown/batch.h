@@ -24,6 +24,7 @@
 #ifndef TEARDOWN_BATCH_H
 #define TEARDOWN_BATCH_H
 
+#include <teardown/batch_inline.h>
 #include <teardown/engine.h>
 
 #ifdef __cplusplus
@@ -153,7 +154,11 @@ int td_batch_destroy(td_batch *batch, unsigned flags);
  * some atomic operations; near the bound see max_bytes. Not in a signal handler. (rows
  * B1, B7)
  */
-int td_batch_free(td_batch *batch, struct td_batch_node *node, size_t bytes);
+TDI_BATCH_INLINE int td_batch_free(td_batch *batch, struct td_batch_node *node,
+				   size_t bytes)
+{
+	return tdi_batch_free(batch, node, bytes);
+}
 
 /*
  * The same for an object without a node. Where there is no room for its pointer (the pool
@@ -164,7 +169,10 @@ int td_batch_free(td_batch *batch, struct td_batch_node *node, size_t bytes);
  * Returns -EAGAIN: the object is still the caller's. Otherwise as td_batch_free().
  * A callback does not wait for room.
  */
-int td_batch_free_ptr(td_batch *batch, void *object, size_t bytes);
+TDI_BATCH_INLINE int td_batch_free_ptr(td_batch *batch, void *object, size_t bytes)
+{
+	return tdi_batch_free_ptr(batch, object, bytes);
+}
 
 /* Objects linked through their nodes. All zero is an empty one. */
 struct td_batch_list {

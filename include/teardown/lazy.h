@@ -14,8 +14,11 @@
  * after that drops it, and if it is the last one, an engine's reaper frees the object.
  *
  * A thread is registered by its first td_lazy_enter(), and no more when it ends. What it
- * then still holds is given back for it. Holds nest, TD_LAZY_DEPTH deep, and belong to
- * their thread.
+ * then still holds is given back for it; but not what a destructor of thread-specific
+ * data enters in the last of the rounds that the C library runs them in
+ * (PTHREAD_DESTRUCTOR_ITERATIONS): that space is kept for good. Holds nest, TD_LAZY_DEPTH
+ * deep, and belong to their thread. Counts saturate 512 below the limit for each 64
+ * threads that are registered.
  *
  * After fork() the child holds nothing lazily: for each hold of its thread in the parent
  * one td_lazy_leave() answers -ECHILD.
