@@ -73,7 +73,7 @@ static TDI_HOT void put_nodes(struct td_batch *batch, struct td_batch_node *firs
 		  batch->close_count;
 	tdi_chain_put(&batch->open, first, last);
 	if (closes) /* not before there is something to be found */
-		tdi_grace_hint(&batch->engine->grace);
+		tdi_grace_request(&batch->engine->grace);
 	/* seq_cst: after the exchange in there; pairs with tdi_batch_drowse. */
 	if (atomic_load_explicit(&batch->open_asleep, memory_order_seq_cst) &&
 	    atomic_exchange_explicit(&batch->open_asleep, 0, memory_order_seq_cst))
@@ -119,7 +119,7 @@ static void report(struct td_batch *batch, struct tdi_group *group, uint64_t in_
 	group->since_close += more;
 	if (group->since_close >= batch->close_bytes) {
 		group->since_close = 0;
-		tdi_grace_hint(&batch->engine->grace);
+		tdi_grace_request(&batch->engine->grace);
 	}
 	group->front.bytes_stop = in_page + until_report(batch, group, bytes);
 }
@@ -172,7 +172,7 @@ static void go_on(struct td_batch *batch, struct tdi_group *group)
 		group->until_close = batch->close_count;
 	if (--group->until_close == 0) {
 		group->until_close = batch->close_count;
-		tdi_grace_hint(&batch->engine->grace);
+		tdi_grace_request(&batch->engine->grace);
 	}
 	n = tdi_min_size(n, group->until_close - 1);
 	group->until_close -= n;
