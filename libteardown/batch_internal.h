@@ -33,7 +33,7 @@ struct tdi_batch_ready {
 	pthread_mutex_t lock; /* never held across a callback, no lock taken inside */
 	_Atomic(struct tdi_page *) page; /* the first one; read without the lock */
 	struct tdi_page *page_last;
-	/* Linked objects, in order of their epochs. */
+	/* Linked objects; those of the two epochs may be mixed. */
 	struct tdi_chain nodes;
 	struct td_batch_node *node_last[2]; /* of each epoch; NULL: none are left */
 	uint64_t count, bytes;		    /* what is left counts for, nearly */
@@ -43,7 +43,6 @@ struct td_batch {
 	struct tdi_batch_front front;
 	/* Constant after creation; but for the pool and the groups, which grow. */
 	struct td_engine *engine;
-	unsigned flags;
 	bool helps;   /* threads that add may call free_bulk */
 	bool private; /* the engine's own: without groups and pages, and no reference */
 	uint64_t close_bytes, close_age_ns, max_bytes;

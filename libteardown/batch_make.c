@@ -124,7 +124,6 @@ static uint64_t or_default(uint64_t value, uint64_t otherwise)
 static void configure(struct td_batch *batch, const struct td_batch_opts *opts)
 {
 	strncpy(batch->name, opts->name ? opts->name : "batch", sizeof(batch->name) - 1);
-	batch->flags = opts->flags;
 	batch->free_bulk = opts->free_bulk ? opts->free_bulk : td_free_bulk_malloc;
 	batch->ctx = opts->ctx;
 	batch->helps = !(opts->flags & TD_BATCH_NO_HELP) &&

@@ -64,8 +64,8 @@ static void push(struct tdi_pages *pages, struct tdi_page_stack *stack, uint32_t
 	do {
 		atomic_store_explicit(link_of(pages, last), (uint32_t)old,
 				      memory_order_relaxed);
-		/* seq_cst: a release of what is in the pages and of their links, and one
-		 * side of "is there more?", see batch_free.c */
+		/* seq_cst: a release of what is in the pages and of their links, and
+		 * before whatever the pusher looks at next. */
 	} while (!atomic_compare_exchange_weak_explicit(
 		&stack->head, &old, head_with(old, first), memory_order_seq_cst,
 		memory_order_relaxed));
@@ -127,7 +127,7 @@ struct tdi_page *tdi_page_pop_all(struct tdi_pages *pages, struct tdi_page_stack
 
 bool tdi_page_stack_empty(const struct tdi_page_stack *stack)
 {
-	/* seq_cst: one side of "is there more?", see batch_free.c */
+	/* seq_cst: pairs with push(). */
 	return (uint32_t)atomic_load_explicit(&stack->head, memory_order_seq_cst) == 0;
 }
 
