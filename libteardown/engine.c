@@ -16,6 +16,8 @@
 
 #define DEFAULT_SLICE_NS 500000u
 #define REAPERS_MAX 1024u
+#define KNOWN_FLAGS                                                                      \
+	(TD_ENGINE_NO_STEAL | TD_ENGINE_UNBOUND | TD_ENGINE_FAST | TD_ENGINE_NO_PSI)
 
 /*
  * ---- fork ----
@@ -93,7 +95,12 @@ void tdi_engine_put(struct td_engine *engine)
 
 static int options_check(const struct td_engine_opts *opts)
 {
-	return opts->flags != 0 || opts->reapers > REAPERS_MAX ? -EINVAL : 0;
+	if ((opts->flags & ~KNOWN_FLAGS) != 0 || opts->reapers > REAPERS_MAX ||
+	    (unsigned)opts->sched > TD_SCHED_OTHER || opts->nice < -20 ||
+	    opts->nice > 19 || !opts->cpus != !opts->cpus_size ||
+	    (unsigned)opts->budget_policy > TD_BUDGET_AGAIN)
+		return -EINVAL;
+	return 0;
 }
 
 /* reapers is taken as it is: 0 makes an engine whose works run in their callers. */
@@ -125,6 +132,7 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 						       ? opts->munmap_threshold
 						       : TDI_MUNMAP_THRESHOLD);
 	engine->generation = tdi_fork_generation;
+	engine->flags = opts->flags;
 
 	tdi_grace_init(&engine->grace);
 	pthread_mutex_init(&engine->shrinkers.lock, NULL);

@@ -18,6 +18,9 @@
 
 #define TDI_ENGINE_NAME_SIZE 11
 
+#define TDI_WEIGHT_MAX 10000u
+#define TDI_WEIGHT_DEFAULT 100u
+
 /* The default: see docs/design.md, "From what size on". */
 #define TDI_MUNMAP_THRESHOLD ((size_t)64 << 20)
 
@@ -55,6 +58,7 @@ struct td_engine {
 	_Atomic(size_t) munmap_threshold; /* relaxed: it guards nothing */
 
 	/* Constant after creation. */
+	unsigned flags; /* enum td_engine_flags */
 	char name[TDI_ENGINE_NAME_SIZE];
 	const struct rcu_flavor_struct *flavor;
 	uint64_t slice_ns;

@@ -187,7 +187,8 @@ int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
 	struct td_space *space;
 	int err = tdi_opts_take(&opts, sizeof(opts), given_opts);
 
-	if (!err && (opts.flags & ~(TD_SPACE_DETACH | TD_SPACE_KEEP_SHARED)) != 0)
+	if (!err && ((opts.flags & ~(TD_SPACE_DETACH | TD_SPACE_KEEP_SHARED)) != 0 ||
+		     opts.weight > TDI_WEIGHT_MAX))
 		err = -EINVAL;
 	if (!err)
 		err = tdi_engine_resolve(given, &engine);

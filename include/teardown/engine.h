@@ -28,9 +28,40 @@ struct rcu_flavor_struct; /* liburcu's, by pointer: see <urcu/flavor.h> */
 
 typedef struct td_engine td_engine;
 
+enum td_engine_flags {
+	/* Reapers with nothing to do leave the works of other NUMA nodes alone. */
+	TD_ENGINE_NO_STEAL = 1u << 0,
+
+	/* Reapers may run anywhere; otherwise each runs on the CPUs of its NUMA node, as
+	   far as `cpus` and what its creator may use allow. */
+	TD_ENGINE_UNBOUND = 1u << 1,
+
+	/* Nobody else is there to be held up: see td_engine_set_fast(). */
+	TD_ENGINE_FAST = 1u << 2,
+
+	/* Pressure is what the host reports: the kernel is not asked. */
+	TD_ENGINE_NO_PSI = 1u << 3,
+};
+
+/* How reapers are scheduled. Only one that is TD_SCHED_OTHER preempts who wakes it.
+ */
+enum td_sched {
+	TD_SCHED_BATCH = 0,
+	TD_SCHED_IDLE,	/* only where nobody else wants the CPU, or nearly so */
+	TD_SCHED_OTHER, /* as any thread */
+};
+
+/* What a caller meets who would pass the engine's budget. */
+enum td_budget_policy {
+	TD_BUDGET_HELP = 0, /* frees slices of what is pending, oldest first, until there
+			       is room */
+	TD_BUDGET_WAIT,	    /* sleeps until there is room */
+	TD_BUDGET_AGAIN,    /* gets -EAGAIN, and nothing is changed */
+};
+
 struct td_engine_opts {
 	size_t size;	  /* sizeof(struct td_engine_opts) */
-	unsigned flags;	  /* none yet: must be 0 */
+	unsigned flags;	  /* enum td_engine_flags */
 	unsigned reapers; /* threads; 0 = one per NUMA node, at most 1024 */
 
 	/* Names the engine in messages and its threads ("NAME/0") in ps and top. Copied,
@@ -50,6 +81,27 @@ struct td_engine_opts {
 	 * for the measurement behind it. SIZE_MAX = none. Device regions are given to
 	 * reapers at any size. (row D6) */
 	size_t munmap_threshold;
+
+	/*
+	 * Where and how reapers run. One that could not be placed so runs all the same
+	 * and is counted in reapers_unplaced. (row A8)
+	 */
+	const void *cpus; /* a cpu_set_t of cpus_size bytes, as for CPU_ALLOC(3); NULL =
+			     the creator's. Copied */
+	size_t cpus_size;
+	enum td_sched sched;
+	int nice;	    /* -20 to 19; 0 = the creator's */
+	const char *cgroup; /* directory of a threaded cgroup (v2), or of one of any v1
+			       hierarchy; NULL = the creator's. Copied */
+
+	/* Reapers release no more than so many bytes a second, together. 0 = no limit.
+	 * See td_engine_set_rate(). */
+	uint64_t bytes_per_s;
+
+	/* At most so many bytes wait to be released: see td_engine_set_budget(). 0 = half
+	 * of what the memory cgroup allows, or of physical memory. (row A11) */
+	uint64_t budget;
+	enum td_budget_policy budget_policy;
 };
 
 /* C only; C++ fills a struct of its own: td_engine_opts o = {}; o.size = sizeof o; */

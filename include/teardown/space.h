@@ -41,6 +41,10 @@ struct td_space_opts {
 	size_t size;	  /* sizeof(struct td_space_opts) */
 	unsigned flags;	  /* enum td_space_flags */
 	const char *name; /* for messages; copied, cut to 31 bytes. NULL = "space" */
+
+	/* Its share where several spaces are freed at once: of bytes, beside that of the
+	 * others. 1 to 10000; 0 = 100. */
+	unsigned weight;
 };
 
 #define TD_SPACE_OPTS(...)                                                               \
