@@ -90,6 +90,11 @@ void tdi_engine_put(struct td_engine *engine);
 /* Submits without checks: the work is set up and not queued. See td_engine_submit. */
 void tdi_engine_queue(struct td_engine *engine, struct td_work *work);
 
+/* The same for a part of a work that is being run, whose cost it takes over. Queued at
+ * the given place, as one that belongs there. */
+void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
+			   struct td_work *whole, struct tdi_queue *queue);
+
 /*
  * Runs the whole work in the caller instead. 0, or -EINPROGRESS: it had to pause for
  * long, and has been left to the reapers.
@@ -105,6 +110,8 @@ bool tdi_engine_is_reaper(const struct td_engine *engine);
 /* Marks a work as queued and counts it in. False: it was queued already. */
 bool tdi_work_claim(struct td_work *work);
 void tdi_work_begin(struct td_engine *engine, struct td_work *work);
+void tdi_work_begin_part(struct td_engine *engine, struct td_work *part,
+			 struct td_work *whole);
 
 /*
  * Runs one slice and counts it. node: whose reaper runs it, for a work that belongs

@@ -111,9 +111,11 @@ struct td_work *tdi_turns_next(struct tdi_turns *turns, tdi_turns_filter *may_go
 		work = least(turns, turns->small, may_go);
 	if (!work)
 		return NULL;
-	turns->small_went_last = work->tdi_is_small;
+	turns->small_went_last = work->tdi_is_small && turns->large;
 	if (work->tdi_share > turns->clock)
 		turns->clock = work->tdi_share;
+	else /* it sat out: U4 */
+		work->tdi_share = turns->clock;
 	tdi_turns_remove(turns, work);
 	work->tdi_had_slice = true;
 	return work;
