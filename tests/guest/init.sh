@@ -42,7 +42,7 @@ while read -r name kind; do
 	sed 's/^/e /' /run/err >&3
 	echo "end $name $status $(cut -d' ' -f1 /proc/uptime)" >&3
 done </programs/order
-echo done >&3
+echo 'done' >&3
 # Closing waits until all is sent.
 exec 3>&-
 poweroff -f
