@@ -76,6 +76,7 @@ static void watch_forks(void)
 static void engine_free(struct td_engine *engine)
 {
 	tdi_retire_destroy(engine);
+	tdi_placement_destroy(&engine->placement);
 	tdi_grace_destroy(&engine->grace);
 	pthread_mutex_destroy(&engine->shrinkers.lock);
 	tdi_queue_destroy(&engine->queue);
@@ -137,7 +138,9 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	tdi_grace_init(&engine->grace);
 	pthread_mutex_init(&engine->shrinkers.lock, NULL);
 
-	err = tdi_retire_init(engine);
+	err = tdi_placement_init(&engine->placement, opts);
+	if (!err)
+		err = tdi_retire_init(engine);
 	if (!err)
 		err = tdi_reapers_start(engine, reapers);
 	if (!err && reapers > 0)

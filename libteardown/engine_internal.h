@@ -10,6 +10,7 @@
 #include "gate.h"
 #include "grace.h"
 #include "pending.h"
+#include "placement.h"
 #include "queue.h"
 #include "ref.h"
 
@@ -53,7 +54,7 @@ struct td_engine {
 	_Atomic(uint64_t) bytes_pending, bytes_reclaimed, slices, pauses, cpu_ns;
 	_Atomic(uint64_t) munmaps_deferred, munmaps_in_caller;
 	_Atomic(uint64_t) bytes_quarantined; /* now */
-	_Atomic(uint32_t) reapers_unplaced, reapers_settled;
+	_Atomic(uint32_t) reapers_settled;
 
 	_Atomic(size_t) munmap_threshold; /* relaxed: it guards nothing */
 
@@ -64,6 +65,7 @@ struct td_engine {
 	uint64_t slice_ns;
 	unsigned generation; /* of the process that made it: see tdi_engine_check */
 	unsigned nr_reapers;
+	struct tdi_placement placement; /* out of the way of a put */
 	struct tdi_reaper reapers[];
 };
 

@@ -2,7 +2,6 @@
 #include "engine_internal.h"
 #include "sys.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -33,21 +32,17 @@ static void settle_in(struct tdi_reaper *reaper)
 	struct td_engine *engine = reaper->engine;
 	void *volatile first;
 	char name[16];
-	int err;
 
 	/* The allocator sets itself up in a thread when first used there, even by a free:
 	 * have that happen now and not in the middle of a teardown. */
 	first = malloc(1);
 	free(first);
 	snprintf(name, sizeof(name), "%s/%u", engine->name, reaper->index % 10000);
-	err = tdi_sys_thread_name(name);
 	/*
 	 * A batch thread never preempts the one that wakes it, so a put is not held up by
 	 * the work that it starts even where all CPUs are busy.
 	 */
-	if (tdi_sys_thread_sched(SCHED_BATCH) < 0 || err < 0)
-		atomic_fetch_add_explicit(&engine->reapers_unplaced, 1,
-					  memory_order_relaxed);
+	tdi_place(&engine->placement, name, NULL, 0);
 	/* Release: pairs with the acquire in tdi_reapers_start. */
 	atomic_fetch_add_explicit(&engine->reapers_settled, 1, memory_order_release);
 	tdi_sys_futex_wake(&engine->reapers_settled, 1);

@@ -11,6 +11,17 @@ static uint64_t load(_Atomic(uint64_t) *counter)
 	return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
+/* For one reason, or TDI_UNPLACED_KINDS for whichever. */
+static uint64_t unplaced(struct td_engine *engine, unsigned why)
+{
+	struct tdi_placement *placement = &engine->placement;
+
+	return atomic_load_explicit(why < TDI_UNPLACED_KINDS
+					    ? &placement->unplaced_by[why]
+					    : &placement->unplaced,
+				    memory_order_relaxed);
+}
+
 int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 {
 	struct td_engine *engine;
@@ -20,8 +31,12 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 		return err;
 	*ret = (struct td_engine_stats){
 		.reapers = engine->nr_reapers,
-		.reapers_unplaced = atomic_load_explicit(&engine->reapers_unplaced,
-							 memory_order_relaxed),
+		.reapers_unplaced = unplaced(engine, TDI_UNPLACED_KINDS),
+		.unplaced_name = unplaced(engine, TDI_UNPLACED_NAME),
+		.unplaced_cgroup = unplaced(engine, TDI_UNPLACED_CGROUP),
+		.unplaced_cpus = unplaced(engine, TDI_UNPLACED_CPUS),
+		.unplaced_sched = unplaced(engine, TDI_UNPLACED_SCHED),
+		.unplaced_nice = unplaced(engine, TDI_UNPLACED_NICE),
 		.works_submitted = load(&engine->works_submitted),
 		.works_pending = tdi_pending_count(&engine->pending),
 		.works_done = load(&engine->works_done),
@@ -140,7 +155,7 @@ static int finish(struct text *text, char *buf, size_t size, size_t *ret)
 }
 
 /* Room for any of the objects: 20 digits and 30 bytes of name for each counter. */
-#define TDI_JSON_SIZE 1024
+#define TDI_JSON_SIZE 2048
 
 int td_engine_stats_json(td_engine *engine, char *buf, size_t size, size_t *ret)
 {

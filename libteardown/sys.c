@@ -334,6 +334,30 @@ int tdi_sys_thread_sched(int policy)
 	return err ? err : -pthread_setschedparam(pthread_self(), policy, &param);
 }
 
+int tdi_sys_thread_nice(int nice)
+{
+	int err = fault(TDI_SYS_thread_nice, NULL, 0, nice);
+
+	/* Of one thread on Linux, whatever the name of the call. */
+	return err ? err : (int)TDI_ERRNO(setpriority(PRIO_PROCESS, 0, nice));
+}
+
+int tdi_sys_getaffinity(unsigned long *cpus, size_t size)
+{
+	int err = fault(TDI_SYS_getaffinity, cpus, size, 0);
+
+	/* Clears what the kernel does not write. */
+	return err ? err : (int)TDI_ERRNO(sched_getaffinity(0, size, (cpu_set_t *)cpus));
+}
+
+int tdi_sys_setaffinity(const unsigned long *cpus, size_t size)
+{
+	int err = fault(TDI_SYS_setaffinity, cpus, size, 0);
+
+	return err ? err
+		   : (int)TDI_ERRNO(sched_setaffinity(0, size, (const cpu_set_t *)cpus));
+}
+
 void tdi_sys_thread_join(pthread_t thread)
 {
 	int err = pthread_join(thread, NULL);

@@ -98,7 +98,7 @@ START_TEST(json_says_the_same_as_the_struct)
 {
 	struct td_space_stats of_space;
 	struct td_engine_stats of_engine;
-	char json[1024];
+	char json[2048];
 	size_t length = 0;
 	void *addr;
 
@@ -121,7 +121,7 @@ END_TEST
 
 START_TEST(a_buffer_too_small_is_told_and_untouched)
 {
-	char json[1024], *exact;
+	char json[2048], *exact;
 	size_t length = 0, kept = 7;
 
 	ck_assert_int_eq(td_engine_stats_json(engine, NULL, 0, &length), 0);

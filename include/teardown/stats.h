@@ -19,7 +19,12 @@ extern "C" {
 /* X(name, what it counts) */
 #define TD_ENGINE_STATS(X)                                                               \
 	X(reapers, "reaper threads")                                                     \
-	X(reapers_unplaced, "reapers that could not be set to SCHED_BATCH or named")     \
+	X(reapers_unplaced, "the engine's threads that did not get all of the below")    \
+	X(unplaced_name, "of these, could not be named")                                 \
+	X(unplaced_cgroup, "could not enter the cgroup")                                 \
+	X(unplaced_cpus, "were not let on those CPUs")                                   \
+	X(unplaced_sched, "could not be set to that scheduling policy")                  \
+	X(unplaced_nice, "could not be given that nice level")                           \
 	X(works_submitted, "works submitted, spaces included")                           \
 	X(works_pending, "works submitted and not yet done")                             \
 	X(works_done, "works that ended, in whatever way")                               \
