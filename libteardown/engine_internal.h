@@ -6,6 +6,7 @@
 #ifndef TDI_ENGINE_INTERNAL_H
 #define TDI_ENGINE_INTERNAL_H
 
+#include "account.h"
 #include "base.h"
 #include "gate.h"
 #include "grace.h"
@@ -29,6 +30,7 @@ struct tdi_reaper {
 	struct td_engine *engine;
 	unsigned index;
 	pthread_t thread;
+	struct tdi_reaper_account account;
 };
 
 struct tdi_shrinkers {
@@ -52,6 +54,7 @@ struct td_engine {
 	/* Counters, relaxed: they order nothing. */
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
 	_Atomic(uint64_t) bytes_pending, bytes_reclaimed, slices, pauses, cpu_ns;
+	_Atomic(uint64_t) bytes_in_caller, cpu_in_caller_ns; /* by others than reapers */
 	_Atomic(uint64_t) munmaps_deferred, munmaps_in_caller;
 	_Atomic(uint64_t) bytes_quarantined; /* now */
 	_Atomic(uint32_t) reapers_settled;
@@ -124,9 +127,12 @@ void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 struct tdi_reaping {
 	const struct td_engine *engine;
 	struct tdi_reaping *outer;
+	enum tdi_role role;	   /* the caller's unless set after entering */
+	struct tdi_reaper *reaper; /* or NULL */
 };
 void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine);
 void tdi_reaping_leave(struct tdi_reaping *here);
+const struct tdi_reaping *tdi_reaping_now(void); /* the innermost; NULL: none */
 
 /* Runs slices in the caller. True: finished; false: still pausing after a second. */
 bool tdi_work_run_here(struct td_engine *engine, struct td_work *work);

@@ -9,13 +9,18 @@ static __thread struct tdi_reaping *reaping;
 
 void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine)
 {
-	*here = (struct tdi_reaping){engine, reaping};
+	*here = (struct tdi_reaping){.engine = engine, .outer = reaping};
 	reaping = here;
 }
 
 void tdi_reaping_leave(struct tdi_reaping *here)
 {
 	reaping = here->outer;
+}
+
+const struct tdi_reaping *tdi_reaping_now(void)
+{
+	return reaping;
 }
 
 bool tdi_engine_is_reaper(const struct td_engine *engine)
@@ -43,6 +48,7 @@ static void settle_in(struct tdi_reaper *reaper)
 	 * the work that it starts even where all CPUs are busy.
 	 */
 	tdi_place(&engine->placement, name, NULL, 0);
+	tdi_account_reaper(&reaper->account);
 	/* Release: pairs with the acquire in tdi_reapers_start. */
 	atomic_fetch_add_explicit(&engine->reapers_settled, 1, memory_order_release);
 	tdi_sys_futex_wake(&engine->reapers_settled, 1);
@@ -65,6 +71,8 @@ static void *reap(void *arg)
 	struct td_work *work;
 
 	tdi_reaping_enter(&here, engine);
+	here.role = TDI_ROLE_REAPER;
+	here.reaper = reaper;
 	settle_in(reaper);
 	while ((work = tdi_queue_take(&engine->queue)) != NULL)
 		run_slice(engine, work);
@@ -80,6 +88,7 @@ bool tdi_reaper_help(struct td_engine *engine)
 	if (!work)
 		return false;
 	tdi_reaping_enter(&here, engine);
+	here.role = TDI_ROLE_HELPER;
 	run_slice(engine, work);
 	tdi_reaping_leave(&here);
 	return true;

@@ -395,6 +395,16 @@ int tdi_sys_membarrier(int command)
 	return err ? err : (int)TDI_ERRNO(syscall(SYS_membarrier, command, 0, 0));
 }
 
+uint32_t tdi_sys_gettid(void)
+{
+	return (uint32_t)gettid();
+}
+
+void tdi_sys_getcpu(unsigned *ret_cpu, unsigned *ret_node)
+{
+	(void)TDI_ERRNO(getcpu(ret_cpu, ret_node));
+}
+
 TDI_HOT static uint64_t clock_ns(clockid_t clock)
 {
 	struct timespec time;

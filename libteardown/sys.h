@@ -122,6 +122,11 @@ int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns);
 
 int tdi_sys_membarrier(int command);
 
+uint32_t tdi_sys_gettid(void);
+/* Where the calling thread runs, for this moment. Cheap: no system call on most machines.
+ */
+void tdi_sys_getcpu(unsigned *ret_cpu, unsigned *ret_node);
+
 uint64_t tdi_sys_now_ns(void); /* CLOCK_MONOTONIC */
 uint64_t tdi_sys_cpu_ns(void); /* CPU time of the calling thread */
 

@@ -56,22 +56,22 @@ static void settle(struct td_engine *engine, struct td_work *work, uint64_t byte
 int tdi_work_slice(struct td_engine *engine, struct td_work *work,
 		   struct tdi_slice_end *end)
 {
-	uint64_t cpu = tdi_sys_cpu_ns(), began = tdi_sys_now_ns();
+	uint64_t began = tdi_sys_now_ns(), cpu;
+	struct tdi_account account;
 	struct td_slice slice = {
 		.deadline_ns = tdi_sys_deadline((int64_t)engine->slice_ns),
 		.target_ns = engine->slice_ns,
 		.parallel = work->parallel > 0 ? work->parallel : 1,
 	};
-	int result = work->ops->slice(work, &slice);
+	int result;
 
-	cpu = tdi_sys_cpu_ns() - cpu;
+	tdi_account_begin(&account);
+	result = work->ops->slice(work, &slice);
+	cpu = tdi_account_end(engine, &account);
+	tdi_account_slice(engine, slice.released);
 	settle(engine, work, slice.released);
 	atomic_fetch_add_explicit(&work->tdi_slices, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&work->tdi_cpu_ns, cpu, memory_order_relaxed);
-	atomic_fetch_add_explicit(&engine->slices, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&engine->cpu_ns, cpu, memory_order_relaxed);
-	atomic_fetch_add_explicit(&engine->bytes_reclaimed, slice.released,
-				  memory_order_relaxed);
 	if (result == TD_WORK_LATER)
 		atomic_fetch_add_explicit(&engine->pauses, 1, memory_order_relaxed);
 	end->parallel = slice.parallel;
@@ -84,8 +84,9 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work,
 void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 {
 	unsigned epoch = work->tdi_epoch;
-	uint64_t cpu = tdi_sys_cpu_ns();
+	struct tdi_account account;
 
+	tdi_account_begin(&account);
 	settle(engine, work, UINT64_MAX);
 	if (status < 0)
 		atomic_fetch_add_explicit(&engine->works_failed, 1, memory_order_relaxed);
@@ -93,8 +94,7 @@ void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 	atomic_store_explicit(&work->tdi_state, WORK_IDLE, memory_order_seq_cst);
 	if (work->ops->done)
 		work->ops->done(work, status);
-	atomic_fetch_add_explicit(&engine->cpu_ns, tdi_sys_cpu_ns() - cpu,
-				  memory_order_relaxed);
+	(void)tdi_account_end(engine, &account);
 	atomic_fetch_add_explicit(&engine->works_done, 1, memory_order_relaxed);
 	tdi_pending_end(&engine->pending, epoch, 1);
 }
