@@ -33,7 +33,8 @@ static void note_place(struct tdi_reaper_account *account)
 {
 	unsigned cpu = 0, node = 0;
 
-	tdi_sys_getcpu(&cpu, &node);
+	if (tdi_sys_getcpu(&cpu, &node))
+		return;
 	atomic_store_explicit(&account->cpu, cpu, memory_order_relaxed);
 	atomic_store_explicit(&account->node, node, memory_order_relaxed);
 }

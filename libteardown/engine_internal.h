@@ -12,7 +12,7 @@
 #include "grace.h"
 #include "pending.h"
 #include "placement.h"
-#include "queue.h"
+#include "queues.h"
 #include "ref.h"
 
 #include <pthread.h>
@@ -40,7 +40,7 @@ struct tdi_shrinkers {
 };
 
 struct td_engine {
-	struct tdi_queue queue;
+	struct tdi_queues queues;
 
 	/* One reference each: the creator's right to use it, and every space. */
 	struct tdi_ref refs;
@@ -55,6 +55,7 @@ struct td_engine {
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
 	_Atomic(uint64_t) bytes_pending, bytes_reclaimed, slices, pauses, cpu_ns;
 	_Atomic(uint64_t) bytes_in_caller, cpu_in_caller_ns; /* by others than reapers */
+	_Atomic(uint64_t) slices_stolen, moves_home;
 	_Atomic(uint64_t) munmaps_deferred, munmaps_in_caller;
 	_Atomic(uint64_t) bytes_quarantined; /* now */
 	_Atomic(uint32_t) reapers_settled;
@@ -110,13 +111,12 @@ bool tdi_engine_is_reaper(const struct td_engine *engine);
 bool tdi_work_claim(struct td_work *work);
 void tdi_work_begin(struct td_engine *engine, struct td_work *work);
 
-struct tdi_slice_end {
-	unsigned parallel; /* as the slice said */
-	uint64_t overstay; /* how many slices' time it took beyond its own */
-};
-
-/* Runs one slice and counts it. What the slice returned. */
-int tdi_work_slice(struct td_engine *engine, struct td_work *work,
+/*
+ * Runs one slice and counts it. node: whose reaper runs it, for a work that belongs
+ * elsewhere to say so; TDI_NODE_UNKNOWN: it is run here in any case. What the slice
+ * returned.
+ */
+int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		   struct tdi_slice_end *end);
 
 /* Calls done() and counts the work out. The work may be gone when this returns. */

@@ -49,6 +49,8 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 		.bytes_quarantined = load(&engine->bytes_quarantined),
 		.bytes_in_caller = load(&engine->bytes_in_caller),
 		.slices = load(&engine->slices),
+		.slices_stolen = load(&engine->slices_stolen),
+		.moves_home = load(&engine->moves_home),
 		.pauses = load(&engine->pauses),
 		.cpu_ns = load(&engine->cpu_ns),
 		.cpu_in_caller_ns = load(&engine->cpu_in_caller_ns),
@@ -129,7 +131,7 @@ int td_batch_stats(td_batch *batch, struct td_batch_stats *ret)
 /* ---- as JSON ---- */
 
 /* Room for any of the objects: 20 digits and 30 bytes of name for each counter. */
-#define JSON_SIZE 2048
+#define JSON_SIZE 4096
 
 /* Such a struct is nothing but its counters, in the order of their names. */
 static int write_json(const char *const *names, const uint64_t *values, size_t n,

@@ -388,6 +388,22 @@ int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns)
 	return -pthread_rwlock_clockwrlock(lock, CLOCK_MONOTONIC, &until);
 }
 
+int tdi_sys_getcpu(unsigned *ret_cpu, unsigned *ret_node)
+{
+	int err = fault(TDI_SYS_getcpu, NULL, 0, 0);
+
+	return err ? err : (int)TDI_ERRNO(getcpu(ret_cpu, ret_node));
+}
+
+int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret)
+{
+	int err = fault(TDI_SYS_move_pages, addrs[0], pages, 0);
+
+	return err ? err
+		   : (int)TDI_ERRNO(syscall(SYS_move_pages, 0, (unsigned long)pages,
+					    addrs, NULL, ret, 0));
+}
+
 int tdi_sys_membarrier(int command)
 {
 	int err = fault(TDI_SYS_membarrier, NULL, 0, command);
@@ -398,11 +414,6 @@ int tdi_sys_membarrier(int command)
 uint32_t tdi_sys_gettid(void)
 {
 	return (uint32_t)gettid();
-}
-
-void tdi_sys_getcpu(unsigned *ret_cpu, unsigned *ret_node)
-{
-	(void)TDI_ERRNO(getcpu(ret_cpu, ret_node));
 }
 
 TDI_HOT static uint64_t clock_ns(clockid_t clock)

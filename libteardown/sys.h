@@ -45,6 +45,8 @@
 	X(setaffinity)                                                                   \
 	X(thread_key)                                                                    \
 	X(thread_set)                                                                    \
+	X(getcpu)                                                                        \
+	X(move_pages)                                                                    \
 	X(membarrier)
 
 #define TDI_SYS_ENUM_(name) TDI_SYS_##name,
@@ -123,9 +125,10 @@ int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns);
 int tdi_sys_membarrier(int command);
 
 uint32_t tdi_sys_gettid(void);
-/* Where the calling thread runs, for this moment. Cheap: no system call on most machines.
- */
-void tdi_sys_getcpu(unsigned *ret_cpu, unsigned *ret_node);
+/* Where the calling thread runs, for this moment; no system call on most machines. */
+int tdi_sys_getcpu(unsigned *ret_cpu, unsigned *ret_node);
+/* Of each page the node that holds it, or a negative errno: -ENOENT, not resident. */
+int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret);
 
 uint64_t tdi_sys_now_ns(void); /* CLOCK_MONOTONIC */
 uint64_t tdi_sys_cpu_ns(void); /* CPU time of the calling thread */

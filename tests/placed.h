@@ -125,6 +125,34 @@ static inline bool make_group(struct group_v1 *group, const char *controller,
 	return true;
 }
 
+/* The calling thread. */
+static inline void enter_group(const struct group_v1 *group)
+{
+	char tasks[160];
+	int fd;
+
+	snprintf(tasks, sizeof(tasks), "%s/tasks", group->path);
+	fd = open(tasks, O_WRONLY | O_CLOEXEC);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(write(fd, "0", 1), 1);
+	close(fd);
+}
+
+/* Nanoseconds, of a group of the hierarchy cpuacct. */
+static inline uint64_t cpu_usage(const struct group_v1 *group)
+{
+	char path[160];
+	unsigned long long usage;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/cpuacct.usage", group->path);
+	file = fopen(path, "re");
+	ck_assert_ptr_nonnull(file);
+	ck_assert_int_eq(fscanf(file, "%llu", &usage), 1);
+	fclose(file);
+	return usage;
+}
+
 /* The last thread in it may be seen for a moment after it was joined. */
 static inline void remove_group(struct group_v1 *group)
 {

@@ -22,7 +22,8 @@ START_TEST(bad_options_are_refused_and_leave_the_result_alone)
 		int beyond;
 	} newer = {{.size = sizeof(newer)}, 1};
 
-	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.flags = 1u << 31), &made), -EINVAL);
+	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.flags = 1u << 31), &made),
+			 -EINVAL);
 	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.reapers = 1025), &made),
 			 -EINVAL);
 	ck_assert_int_eq(td_engine_create(&too_small, &made), -EINVAL);
@@ -186,7 +187,7 @@ START_TEST(an_idle_reaper_does_not_wake)
 	td_work_init(&work, &ops, 0);
 	ck_assert_int_eq(td_engine_submit(engine, &work), 0);
 	ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
-	while (atomic_load(&engine->queue.sleepers) < 1)
+	while (atomic_load(&engine->queues.first->sleepers) < 1)
 		sched_yield();
 	while ((before = naps(reaper_tid)) == 0)
 		sched_yield();
