@@ -272,9 +272,14 @@ TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
 
 int tdi_engine_run(struct td_engine *engine, struct td_work *work)
 {
+	tdi_work_begin(engine, work);
+	return tdi_engine_run_begun(engine, work);
+}
+
+int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work)
+{
 	int err = 0;
 
-	tdi_work_begin(engine, work);
 	tdi_engine_get(engine);
 	if (!tdi_work_run_here(engine, work)) {
 		if (push(engine, work))

@@ -101,6 +101,10 @@ void tdi_engine_queue(struct td_engine *engine, struct td_work *work);
  */
 int tdi_engine_run(struct td_engine *engine, struct td_work *work);
 
+/* The same for a work that tdi_work_begin() has counted in already, in another thread
+ * for instance. */
+int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work);
+
 /* Does the calling thread run a work of the engine, as a reaper or in the place of one?
  * Then it must not wait for the engine: it would wait for itself. */
 bool tdi_engine_is_reaper(const struct td_engine *engine);
