@@ -149,7 +149,10 @@ static inline const char *guest_cgroup_root(void)
 static inline const char *guest_cgroup_file(const struct guest_cgroup *group,
 					    const char *file, char *path, size_t size)
 {
-	snprintf(path, size, "%s/%s", group ? group->path : guest_cgroup_root(), file);
+	int length = snprintf(path, size, "%s/%s",
+			      group ? group->path : guest_cgroup_root(), file);
+
+	ck_assert_int_lt(length, (int)size);
 	return path;
 }
 
@@ -193,40 +196,49 @@ static inline long long guest_cgroup_get(const struct guest_cgroup *group,
 	return -1;
 }
 
-/* Moves everybody who is in it to the group's parent. */
+/*
+ * Moves everybody who is in it to the hierarchy's root, which is the one that may hold
+ * processes beside other groups; the threads of a threaded one to the group above.
+ */
 static inline void guest_cgroup_empty(const struct guest_cgroup *group)
 {
-	char path[300], type[64], parent[300];
-	bool threaded =
-		guest_read(guest_cgroup_file(group, "cgroup.type", path, sizeof(path)),
-			   type, sizeof(type)) &&
-		strcmp(type, "threaded") == 0;
-	const char *members = threaded ? "cgroup.threads" : "cgroup.procs";
-	FILE *file = fopen(guest_cgroup_file(group, members, path, sizeof(path)), "re");
-	char line[32];
+	char path[300], type[64], target[300], line[32];
+	const char *members = "cgroup.procs";
+	FILE *file;
 
-	snprintf(parent, sizeof(parent), "%s/../%s", group->path, members);
+	(void)guest_cgroup_file(NULL, members, target, sizeof(target));
+	(void)guest_cgroup_file(group, "cgroup.type", path, sizeof(path));
+	if (guest_read(path, type, sizeof(type)) && strcmp(type, "threaded") == 0) {
+		members = "cgroup.threads";
+		(void)guest_cgroup_file(group, "../cgroup.threads", target,
+					sizeof(target));
+	}
+	file = fopen(guest_cgroup_file(group, members, path, sizeof(path)), "re");
 	while (file && fgets(line, sizeof(line), file))
-		(void)guest_write(parent, line); /* it may have ended meanwhile */
+		(void)guest_write(target, line); /* it may have ended meanwhile */
 	if (file)
 		fclose(file);
 }
 
-/* Whoever is in it, or in groups below, goes to the group's parent. */
+/* With the groups below it; whoever is in one of them goes to the root. */
 static inline void guest_cgroup_remove(const struct guest_cgroup *group)
 {
 	uint64_t deadline = tdi_sys_deadline(INT64_C(10000000000));
-	DIR *dir = opendir(group->path);
+	struct guest_cgroup below;
 	struct dirent *entry;
+	DIR *dir;
 
+	guest_cgroup_empty(group);
+	dir = opendir(group->path);
 	while (dir && (entry = readdir(dir)) != NULL) {
-		struct guest_cgroup below;
-		int length = snprintf(below.path, sizeof(below.path), "%s/%s",
-				      group->path, entry->d_name);
+		size_t length = strlen(group->path) + 1 + strlen(entry->d_name);
 
-		if (entry->d_type == DT_DIR && entry->d_name[0] != '.' &&
-		    (size_t)length < sizeof(below.path))
-			guest_cgroup_remove(&below);
+		if (entry->d_type != DT_DIR || entry->d_name[0] == '.' ||
+		    length >= sizeof(below.path))
+			continue;
+		strcpy(below.path, group->path);
+		strcat(strcat(below.path, "/"), entry->d_name);
+		guest_cgroup_remove(&below);
 	}
 	if (dir)
 		closedir(dir);
@@ -268,8 +280,7 @@ static inline bool guest_cgroup_make(struct guest_cgroup *group,
 		if (word[0] == '+' && !strstr(on, word + 1))
 			return false;
 	}
-	snprintf(group->path, sizeof(group->path), "%s/%s",
-		 parent ? parent->path : guest_cgroup_root(), name);
+	(void)guest_cgroup_file(parent, name, group->path, sizeof(group->path));
 	if (access(group->path, F_OK) == 0)
 		guest_cgroup_remove(group);
 	return mkdir(group->path, 0755) == 0;
