@@ -265,7 +265,7 @@ TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
 		return;
 	/* The work's owner may hold the last reference, and drop it in done(). */
 	tdi_engine_get(engine);
-	if (!tdi_work_run_here(engine, work))
+	if (!tdi_work_run_here(engine, work, TDI_ROLE_CALLER))
 		tdi_work_finish(engine, work, -EAGAIN);
 	tdi_engine_put(engine);
 }
@@ -273,15 +273,16 @@ TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
 int tdi_engine_run(struct td_engine *engine, struct td_work *work)
 {
 	tdi_work_begin(engine, work);
-	return tdi_engine_run_begun(engine, work);
+	return tdi_engine_run_begun(engine, work, TDI_ROLE_CALLER);
 }
 
-int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work)
+int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
+			 enum tdi_role role)
 {
 	int err = 0;
 
 	tdi_engine_get(engine);
-	if (!tdi_work_run_here(engine, work)) {
+	if (!tdi_work_run_here(engine, work, role)) {
 		if (push(engine, work))
 			err = -EINPROGRESS;
 		else

@@ -103,7 +103,8 @@ int tdi_engine_run(struct td_engine *engine, struct td_work *work);
 
 /* The same for a work that tdi_work_begin() has counted in already, in another thread
  * for instance. */
-int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work);
+int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
+			 enum tdi_role role);
 
 /* Does the calling thread run a work of the engine, as a reaper or in the place of one?
  * Then it must not wait for the engine: it would wait for itself. */
@@ -139,7 +140,8 @@ void tdi_reaping_leave(struct tdi_reaping *here);
 const struct tdi_reaping *tdi_reaping_now(void); /* the innermost; NULL: none */
 
 /* Runs slices in the caller. True: finished; false: still pausing after a second. */
-bool tdi_work_run_here(struct td_engine *engine, struct td_work *work);
+bool tdi_work_run_here(struct td_engine *engine, struct td_work *work,
+		       enum tdi_role role);
 
 /* Waits for what was submitted or added to a batch before. 0, -ETIMEDOUT. */
 int tdi_engine_drain(struct td_engine *engine, uint64_t deadline_ns);

@@ -88,7 +88,7 @@ void tdi_space_overtake(struct td_space *space);
 
 /* Runs the work, which has been begun, in the caller, and waits for what was evicted
  * before. As td_space_put_sync(); the caller holds a count. */
-int tdi_space_tear_down(struct td_space *space);
+int tdi_space_tear_down(struct td_space *space, enum tdi_role role);
 
 /* The last count has been dropped: frees it. */
 void tdi_space_end(struct td_space *space);

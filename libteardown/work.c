@@ -132,12 +132,13 @@ static bool run_here(struct td_engine *engine, struct td_work *work)
 	}
 }
 
-bool tdi_work_run_here(struct td_engine *engine, struct td_work *work)
+bool tdi_work_run_here(struct td_engine *engine, struct td_work *work, enum tdi_role role)
 {
 	struct tdi_reaping here;
 	bool finished;
 
 	tdi_reaping_enter(&here, engine);
+	here.role = role;
 	finished = run_here(engine, work);
 	tdi_reaping_leave(&here);
 	return finished;

@@ -2,8 +2,10 @@
 /* A8: CPU time and bytes are charged to the thread, and so the cgroup, that did it. */
 #include "job.h"
 #include "placed.h"
+#include "space_internal.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/wait.h>
 #include <teardown.h>
 
@@ -37,6 +39,32 @@ static td_space *make_arena(td_engine *in, size_t size)
 	ck_assert_int_eq(td_region_map(space, size, NULL, &addr), 0);
 	tdt_touch(addr, size);
 	return space;
+}
+
+/* A thread that attaches itself to a space, and what it was charged with. */
+struct reaping {
+	td_space *space;
+	struct group_v1 *group; /* or NULL */
+	pthread_t thread;
+	struct td_thread_stats did;
+};
+
+static void *reap_run(void *arg)
+{
+	struct reaping *reaping = arg;
+
+	if (reaping->group)
+		enter_group(reaping->group);
+	ck_assert_int_eq(td_space_reap(reaping->space, 0, TD_FOREVER), 0);
+	reaping->did = mine();
+	return NULL;
+}
+
+static void attach(struct reaping *reaping)
+{
+	ck_assert_int_eq(pthread_create(&reaping->thread, NULL, reap_run, reaping), 0);
+	while (!atomic_load(&reaping->space->attached))
+		sched_yield();
 }
 
 /* ---- in which role ---- */
@@ -169,6 +197,22 @@ START_TEST(each_thread_has_counters_of_its_own)
 }
 END_TEST
 
+START_TEST(an_attached_reaper_is_charged_with_its_space)
+{
+	struct reaping reaping = {.space = make_arena(engine, 16 * MIB)};
+
+	attach(&reaping);
+	ck_assert_int_eq(td_space_put(reaping.space), 0);
+	ck_assert_int_eq(pthread_join(reaping.thread, NULL), 0);
+	ck_assert_uint_gt(reaping.did.slices, 0);
+	ck_assert_uint_eq(reaping.did.slices_attached, reaping.did.slices);
+	ck_assert_uint_eq(reaping.did.bytes_reclaimed, 16 * MIB);
+	ck_assert_uint_gt(reaping.did.cpu_ns, 0);
+	ck_assert_uint_eq(stats().bytes_in_caller, 16 * MIB);
+	ck_assert_uint_eq(reaper(0).slices, 0);
+}
+END_TEST
+
 /* ---- as the kernel has it ---- */
 
 static struct group_v1 ours, the_engines;
@@ -186,6 +230,7 @@ static void *put_in_group(void *arg)
 
 START_TEST(the_cgroup_that_pays_is_that_of_the_thread_that_frees)
 {
+	struct reaping reaping = {.group = &ours};
 	struct td_thread_stats of;
 	uint64_t us, engines, theirs;
 	pthread_t thread;
@@ -205,6 +250,17 @@ START_TEST(the_cgroup_that_pays_is_that_of_the_thread_that_frees)
 	ck_assert_uint_eq(of.bytes_reclaimed, ARENA);
 	ck_assert_uint_ge(us, of.cpu_ns);
 	ck_assert_uint_lt(cpu_usage(&the_engines) - engines, of.cpu_ns / 4);
+
+	/* nor where a thread waits for the last user to go */
+	engines = cpu_usage(&the_engines);
+	reaping.space = make_arena(engine, ARENA);
+	attach(&reaping);
+	ck_assert_int_eq(td_space_put(reaping.space), 0);
+	ck_assert_int_eq(pthread_join(reaping.thread, NULL), 0);
+	ck_assert_uint_eq(reaping.did.bytes_reclaimed, ARENA);
+	ck_assert_uint_ge(cpu_usage(&ours), us + reaping.did.cpu_ns);
+	ck_assert_uint_lt(cpu_usage(&the_engines) - engines, reaping.did.cpu_ns / 4);
+	us = cpu_usage(&ours);
 
 	/* and the other way round, where reapers do it */
 	engines = cpu_usage(&the_engines);
@@ -227,6 +283,7 @@ int main(void)
 	tdt_add(tests, a_reaper_is_charged_with_what_it_ran, setup, teardown);
 	tdt_add(tests, a_caller_is_charged_with_what_it_puts_itself, setup, teardown);
 	tdt_add(tests, a_helper_is_charged_with_what_it_helped_with, setup, teardown);
+	tdt_add(tests, an_attached_reaper_is_charged_with_its_space, setup, teardown);
 	tdt_add(tests, cpu_time_is_charged_once_where_one_work_runs_another, setup,
 		teardown);
 	tdt_add(tests, each_thread_has_counters_of_its_own, setup, teardown);

@@ -379,6 +379,43 @@ START_TEST(near_cpus_that_a_cpuset_forbids_are_done_without)
 }
 END_TEST
 
+START_TEST(each_reaper_runs_on_the_cpus_of_its_node_unless_told_otherwise)
+{
+	struct tdi_cpus near;
+	cpu_set_t all, of;
+	unsigned nodes;
+
+	engine = NULL;
+	ck_assert_int_eq(td_engine_create(NULL, &engine), 0);
+	nodes = engine->queues.nr;
+	if (nodes == 1) {
+		teardown();
+		tdt_skip("one NUMA node");
+		return;
+	}
+	ck_assert_int_eq(sched_getaffinity(0, sizeof(all), &all), 0);
+	for (unsigned i = 0; i < engine->nr_reapers; i++) {
+		struct tdi_queue *queue = tdi_queues_of_reaper(&engine->queues, i);
+		pid_t tid = (pid_t)atomic_load(&engine->reapers[i].account.tid);
+
+		ck_assert(tdi_numa_cpus(queue->node, near.words, sizeof(near.words)));
+		ck_assert_int_eq(sched_getaffinity(tid, sizeof(of), &of), 0);
+		ck_assert_int_eq(CPU_COUNT(&of) < CPU_COUNT(&all), 1);
+		ck_assert_int_eq(memcmp(&of, near.words, sizeof(of)), 0);
+	}
+	teardown();
+	ck_assert_int_eq(
+		td_engine_create(TD_ENGINE_OPTS(.flags = TD_ENGINE_UNBOUND), &engine), 0);
+	for (unsigned i = 0; i < engine->nr_reapers; i++) {
+		pid_t tid = (pid_t)atomic_load(&engine->reapers[i].account.tid);
+
+		ck_assert_int_eq(sched_getaffinity(tid, sizeof(of), &of), 0);
+		ck_assert(CPU_EQUAL(&of, &all));
+	}
+	teardown();
+}
+END_TEST
+
 int main(void)
 {
 	struct tdt *tests = tdt_suite("placement");
@@ -397,5 +434,7 @@ int main(void)
 	tdt_add(tests, of_the_cpus_allowed_the_near_ones_are_taken_if_there_are_any, NULL,
 		NULL);
 	tdt_add(tests, near_cpus_that_a_cpuset_forbids_are_done_without, NULL, NULL);
+	tdt_add(tests, each_reaper_runs_on_the_cpus_of_its_node_unless_told_otherwise,
+		NULL, NULL);
 	return tdt_run(tests);
 }
