@@ -311,7 +311,7 @@ int td_engine_submit(td_engine *given, struct td_work *work)
 	struct td_engine *engine;
 	int err;
 
-	if (!work || !work->ops || !work->ops->slice)
+	if (!work || !work->ops || !work->ops->slice || work->weight > TDI_WEIGHT_MAX)
 		return -EINVAL;
 	err = tdi_engine_resolve(given, &engine);
 	if (err)

@@ -351,8 +351,8 @@ START_TEST(little_is_left_to_its_node)
 	td_space *space = adopt(addr, 16 * MIB, 2 * MIB);
 
 	put_and_wait(space);
+	/* Any reaper may find out where it belongs; only those there release it. */
 	ck_assert_uint_eq(atomic_load(&remote), 0);
-	ck_assert_uint_eq(stats().slices_stolen, 0);
 }
 END_TEST
 
