@@ -109,6 +109,7 @@ void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 {
 	td_work_init(&doomed->work, &doomed_ops, extent->length);
 	doomed->work.parallel = UINT32_MAX;
+	doomed->work.tdi_gives_memory = true;
 	tdi_doom_init(&doomed->doom, name);
 	tdi_extent_init(&doomed->extent, &extent->backing, quarantine->start,
 			extent->length);

@@ -78,7 +78,7 @@ static void engine_free(struct td_engine *engine)
 	tdi_retire_destroy(engine);
 	tdi_grace_destroy(&engine->grace);
 	pthread_mutex_destroy(&engine->shrinkers.lock);
-	tdi_queue_destroy(&engine->queue);
+	tdi_queues_free(&engine->queues);
 	free(engine);
 }
 
@@ -119,7 +119,12 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	if (!engine)
 		return -ENOMEM;
 	memset(engine, 0, size);
-	tdi_queue_init(&engine->queue);
+	err = tdi_queues_make(&engine->queues, reapers,
+			      !(opts->flags & TD_ENGINE_NO_STEAL));
+	if (err) {
+		free(engine);
+		return err;
+	}
 	tdi_ref_init(&engine->refs, 1);
 	tdi_gate_init(&engine->gate);
 	strncpy(engine->name, opts->name ? opts->name : "reaper",
@@ -245,7 +250,7 @@ TDI_HOT static bool push(struct td_engine *engine, struct td_work *work)
 	 * its owner destroy the engine, before tdi_queue_push returns. */
 	if (engine->nr_reapers == 0 || !tdi_gate_enter(&engine->gate))
 		return false;
-	tdi_queue_push(&engine->queue, work);
+	tdi_queue_push(tdi_queues_here(&engine->queues), work);
 	tdi_gate_leave(&engine->gate);
 	return true;
 }
@@ -305,7 +310,7 @@ static void abandon_leftovers(struct td_engine *engine)
 {
 	struct td_work *work;
 
-	while ((work = tdi_queue_leftover(&engine->queue)) != NULL)
+	while ((work = tdi_queues_leftover(&engine->queues)) != NULL)
 		tdi_work_finish(engine, work, -ECANCELED);
 }
 

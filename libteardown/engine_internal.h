@@ -10,7 +10,7 @@
 #include "gate.h"
 #include "grace.h"
 #include "pending.h"
-#include "queue.h"
+#include "queues.h"
 #include "ref.h"
 
 #include <pthread.h>
@@ -37,7 +37,7 @@ struct tdi_shrinkers {
 };
 
 struct td_engine {
-	struct tdi_queue queue;
+	struct tdi_queues queues;
 
 	/* One reference each: the creator's right to use it, and every space. */
 	struct tdi_ref refs;
@@ -51,6 +51,7 @@ struct td_engine {
 	/* Counters, relaxed: they order nothing. */
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
 	_Atomic(uint64_t) bytes_pending, bytes_reclaimed, slices, pauses, cpu_ns;
+	_Atomic(uint64_t) slices_stolen, moves_home;
 	_Atomic(uint64_t) munmaps_deferred, munmaps_in_caller;
 	_Atomic(uint64_t) bytes_quarantined; /* now */
 	_Atomic(uint32_t) reapers_unplaced, reapers_settled;
@@ -109,13 +110,12 @@ bool tdi_engine_is_reaper(const struct td_engine *engine);
 bool tdi_work_claim(struct td_work *work);
 void tdi_work_begin(struct td_engine *engine, struct td_work *work);
 
-struct tdi_slice_end {
-	unsigned parallel; /* as the slice said */
-	uint64_t overstay; /* how many slices' time it took beyond its own */
-};
-
-/* Runs one slice and counts it. What the slice returned. */
-int tdi_work_slice(struct td_engine *engine, struct td_work *work,
+/*
+ * Runs one slice and counts it. node: whose reaper runs it, for a work that belongs
+ * elsewhere to say so; TDI_NODE_UNKNOWN: it is run here in any case. What the slice
+ * returned.
+ */
+int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		   struct tdi_slice_end *end);
 
 /* Calls done() and counts the work out. The work may be gone when this returns. */

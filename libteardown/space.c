@@ -208,6 +208,8 @@ int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
 	space->doom.unmap = unmap;
 	space->doom.extent_done = forget_extent;
 	space->work.parallel = UINT32_MAX;
+	space->work.weight = opts.weight;
+	space->work.tdi_gives_memory = true;
 	space->engine = engine;
 	space->flags = opts.flags;
 	space->evicted = (struct tdi_doomed_owner){evicted_released, evicted_done};
