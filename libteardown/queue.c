@@ -373,3 +373,8 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue)
 		tdi_work_list_remove(&queue->parked, work);
 	return work;
 }
+
+void tdi_queue_nudge(struct tdi_queue *queue)
+{
+	signal_one(queue);
+}

@@ -80,6 +80,9 @@ bool tdi_queue_is_stuck(struct tdi_queue *queue, unsigned works);
 bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,
 		    const struct tdi_slice_end *end);
 
+/* By who gave a work back and takes no other: a reaper is to look. */
+void tdi_queue_nudge(struct tdi_queue *queue);
+
 /* Makes every tdi_queue_take return NULL, now and from now on. */
 void tdi_queue_stop(struct tdi_queue *queue);
 

@@ -64,9 +64,10 @@ static int node_to_tell(const struct td_engine *engine, const struct td_work *wo
 	return (int)queue->node;
 }
 
-/* queue: of the reaper that runs it; NULL: in the place of one. */
-static void run_slice(struct td_engine *engine, struct td_work *work,
-		      struct tdi_queue *queue)
+/* queue: of the reaper that runs it; NULL: in the place of one. What the slice returned.
+ */
+static int run_slice(struct td_engine *engine, struct td_work *work,
+		     struct tdi_queue *queue)
 {
 	struct tdi_queue *from = tdi_queue_of(work);
 	int node = queue ? node_to_tell(engine, work, queue) : TDI_NODE_UNKNOWN;
@@ -78,6 +79,9 @@ static void run_slice(struct td_engine *engine, struct td_work *work,
 					  memory_order_relaxed);
 	if (tdi_queue_give(from, work, result, &end))
 		tdi_work_finish(engine, work, work->tdi_status);
+	else if (!queue) /* a reaper may have looked meanwhile, and sleep */
+		tdi_queue_nudge(from);
+	return result;
 }
 
 static void *reap(void *arg)
@@ -91,22 +95,27 @@ static void *reap(void *arg)
 	tdi_reaping_enter(&here, engine);
 	settle_in(reaper);
 	while ((work = tdi_queue_take(queue)) != NULL)
-		run_slice(engine, work, queue);
+		(void)run_slice(engine, work, queue);
 	tdi_reaping_leave(&here);
 	return NULL;
 }
 
 bool tdi_reaper_help(struct td_engine *engine)
 {
-	struct td_work *work = tdi_queue_try_take(tdi_queues_here(&engine->queues));
 	struct tdi_reaping here;
+	struct td_work *work;
 
-	if (!work)
+	/* Inside the gate the reapers stay, to whom the work is given back. */
+	if (!tdi_gate_enter(&engine->gate))
 		return false;
-	tdi_reaping_enter(&here, engine);
-	run_slice(engine, work, NULL);
-	tdi_reaping_leave(&here);
-	return true;
+	work = tdi_queue_try_take(tdi_queues_here(&engine->queues));
+	if (work) {
+		tdi_reaping_enter(&here, engine);
+		(void)run_slice(engine, work, NULL);
+		tdi_reaping_leave(&here);
+	}
+	tdi_gate_leave(&engine->gate);
+	return work != NULL;
 }
 
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers)
