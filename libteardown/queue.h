@@ -80,6 +80,15 @@ bool tdi_queue_is_stuck(struct tdi_queue *queue, unsigned works);
 bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,
 		    const struct tdi_slice_end *end);
 
+/* A work for which match says so, whatever its turn, from any queue of the ring; NULL:
+ * none is listed. Match is called under the lock, for each that is. */
+typedef bool tdi_queue_match(const struct td_work *work, void *arg);
+struct td_work *tdi_queue_take_that(struct tdi_queue *queue, tdi_queue_match *match,
+				    void *arg);
+
+/* How many such are listed. */
+unsigned tdi_queue_count(struct tdi_queue *queue, tdi_queue_match *match, void *arg);
+
 /* By who gave a work back and takes no other: a reaper is to look. */
 void tdi_queue_nudge(struct tdi_queue *queue);
 

@@ -10,8 +10,13 @@ static __thread struct tdi_reaping *reaping;
 
 void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine)
 {
-	*here = (struct tdi_reaping){engine, reaping};
+	*here = (struct tdi_reaping){engine, reaping, 0};
 	reaping = here;
+}
+
+unsigned tdi_reaping_how(void)
+{
+	return reaping ? reaping->how : 0;
 }
 
 void tdi_reaping_leave(struct tdi_reaping *here)
@@ -100,22 +105,41 @@ static void *reap(void *arg)
 	return NULL;
 }
 
-bool tdi_reaper_help(struct td_engine *engine)
+static bool any(const struct td_work *work, void *arg)
 {
+	(void)work;
+	(void)arg;
+	return true;
+}
+
+int tdi_reaper_join(struct td_engine *engine, tdi_queue_match *match, void *arg,
+		    unsigned how)
+{
+	struct tdi_queue *queue = tdi_queues_here(&engine->queues);
 	struct tdi_reaping here;
 	struct td_work *work;
+	int result = -ENOENT;
 
 	/* Inside the gate the reapers stay, to whom the work is given back. */
 	if (!tdi_gate_enter(&engine->gate))
-		return false;
-	work = tdi_queue_try_take(tdi_queues_here(&engine->queues));
+		return -ENOENT;
+	work = match == any ? tdi_queue_try_take(queue)
+			    : tdi_queue_take_that(queue, match, arg);
 	if (work) {
 		tdi_reaping_enter(&here, engine);
-		(void)run_slice(engine, work, NULL);
+		here.how = how;
+		result = run_slice(engine, work, NULL);
 		tdi_reaping_leave(&here);
+		if (result < 0)
+			result = TD_WORK_DONE;
 	}
 	tdi_gate_leave(&engine->gate);
-	return work != NULL;
+	return result;
+}
+
+bool tdi_reaper_help(struct td_engine *engine)
+{
+	return tdi_reaper_join(engine, any, NULL, 0) >= 0;
 }
 
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers)

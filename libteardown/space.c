@@ -98,13 +98,21 @@ static int space_slice(struct td_work *work, struct td_slice *slice)
 {
 	struct td_space *space = tdi_container_of(work, struct td_space, work);
 	uint32_t users = tdi_ref_read(&space->users);
+	unsigned how = tdi_reaping_how();
 	int result;
 
 	if (tdi_unlikely(users != 0))
 		tdi_die("space '%s': torn down with %u users", space->name, users);
-	if (!call_back_first(space))
-		return TD_WORK_WAIT;
-	result = tdi_doom_slice(&space->doom, slice);
+	if (!(how & TDI_REAPING_BESIDE))
+		tdi_space_beside_open(space);
+	if (call_back_first(space))
+		result = tdi_doom_slice_of(&space->doom, slice,
+					   how & TDI_REAPING_KEEP_SHARED);
+	else
+		result = TD_WORK_WAIT;
+	/* The rest is in the hands of one whom the engine does not know of. */
+	if (result == TD_WORK_WAIT && !(how & TDI_REAPING_BESIDE))
+		tdi_space_beside_wait(space, slice->deadline_ns);
 	atomic_fetch_add_explicit(&space->bytes_reclaimed, slice->released,
 				  memory_order_relaxed);
 	return result;
@@ -156,6 +164,7 @@ static void space_done(struct td_work *work, int status)
 	struct tdi_extent *extent;
 	uint64_t left = 0;
 
+	tdi_space_beside_close(space);
 	/* Left where the engine abandoned it, or had no thread to go on with it. */
 	while ((extent = tdi_doom_leftover(&space->doom)) != NULL) {
 		left += extent->length - extent->unmapped;

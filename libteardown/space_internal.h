@@ -57,6 +57,8 @@ struct td_space {
 	struct tdi_doomed_owner evicted;
 
 	struct td_work work;
+	/* Who runs slices of it beside those to whom it was given: space_release.c. */
+	_Atomic(uint32_t) beside;
 	struct tdi_doom doom;
 	struct tdi_events events;
 	_Atomic(uint32_t) gone_calls; /* enum tdi_calls: the callbacks for "gone" */
@@ -89,6 +91,17 @@ void tdi_space_overtake(struct td_space *space);
 /* Runs the work, which has been begun, in the caller, and waits for what was evicted
  * before. As td_space_put_sync(); the caller holds a count. */
 int tdi_space_tear_down(struct td_space *space);
+
+/* From here on others may run slices beside the caller, who has begun the work. */
+void tdi_space_beside_open(struct td_space *space);
+/* No more will, and none does when it returns. */
+void tdi_space_beside_close(struct td_space *space);
+/* While one does: waits, until one leaves or the deadline. */
+void tdi_space_beside_wait(struct td_space *space, uint64_t deadline_ns);
+
+/* Is the range one that was evicted from the space? */
+bool tdi_space_evicted(const struct td_space *space,
+		       const struct tdi_doomed_owner *owner);
 
 /* The last count has been dropped: frees it. */
 void tdi_space_end(struct td_space *space);
