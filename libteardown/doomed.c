@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "doomed.h"
+#include "home.h"
 #include "host.h"
 
 #include <string.h>
@@ -59,6 +60,8 @@ static int doomed_slice(struct td_work *work, struct td_slice *slice)
 	struct tdi_doomed *doomed = tdi_container_of(work, struct tdi_doomed, work);
 	int result;
 
+	if (tdi_home_is_elsewhere(doomed->engine, &doomed->doom, slice))
+		return TD_WORK_MORE;
 	if (!atomic_exchange_explicit(&doomed->trimmed, true, memory_order_relaxed))
 		(void)tdi_detach_trim(&doomed->quarantine, doomed->extent.length);
 	result = tdi_doom_slice_of(&doomed->doom, slice,

@@ -90,6 +90,11 @@ void tdi_engine_put(struct td_engine *engine);
 /* Submits without checks: the work is set up and not queued. See td_engine_submit. */
 void tdi_engine_queue(struct td_engine *engine, struct td_work *work);
 
+/* The same for a part of a work that is being run, whose cost it takes over. Queued at
+ * the given place, as one that belongs there. */
+void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
+			   struct td_work *whole, struct tdi_queue *queue);
+
 /*
  * Runs the whole work in the caller instead. 0, or -EINPROGRESS: it had to pause for
  * long, and has been left to the reapers.
@@ -109,6 +114,8 @@ bool tdi_engine_is_reaper(const struct td_engine *engine);
 /* Marks a work as queued and counts it in. False: it was queued already. */
 bool tdi_work_claim(struct td_work *work);
 void tdi_work_begin(struct td_engine *engine, struct td_work *work);
+void tdi_work_begin_part(struct td_engine *engine, struct td_work *part,
+			 struct td_work *whole);
 
 /*
  * Runs one slice and counts it. node: whose reaper runs it, for a work that belongs
@@ -148,7 +155,8 @@ int tdi_engine_drain(struct td_engine *engine, uint64_t deadline_ns);
 bool tdi_reaper_help(struct td_engine *engine);
 
 /* The same of a work that waits and for which match says so. What its slice returned, or
- * -ENOENT: none does. */
+ * -ENOENT: none does. And how many there are. */
+unsigned tdi_reaper_count(struct td_engine *engine, tdi_queue_match *match, void *arg);
 int tdi_reaper_join(struct td_engine *engine, tdi_queue_match *match, void *arg,
 		    unsigned how);
 

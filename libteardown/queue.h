@@ -33,7 +33,8 @@ struct tdi_queue {
 	_Atomic(uint32_t) sleepers;
 
 	/* Reapers only. The lock is held for list work, never across a slice or a wait,
-	 * and no other lock is taken inside it. It protects all that follows. */
+	 * and no other lock is taken inside it, but a doom's by a tdi_queue_match. It
+	 * protects all that follows. */
 	_Alignas(TDI_CACHE_LINE) pthread_mutex_t lock;
 	struct __cds_wfcq_head inbox_head;
 	struct tdi_turns ready;

@@ -137,6 +137,17 @@ int tdi_reaper_join(struct td_engine *engine, tdi_queue_match *match, void *arg,
 	return result;
 }
 
+unsigned tdi_reaper_count(struct td_engine *engine, tdi_queue_match *match, void *arg)
+{
+	unsigned matching;
+
+	if (!tdi_gate_enter(&engine->gate))
+		return 0;
+	matching = tdi_queue_count(tdi_queues_here(&engine->queues), match, arg);
+	tdi_gate_leave(&engine->gate);
+	return matching;
+}
+
 bool tdi_reaper_help(struct td_engine *engine)
 {
 	return tdi_reaper_join(engine, any, NULL, 0) >= 0;

@@ -110,24 +110,35 @@ static bool is_its_work(const struct td_work *work, void *arg)
 	return work == &sought->space->work && may_try(sought, work);
 }
 
+/* Of the space, and not its own work: an evicted range, or what lies on another node. */
+static bool is_part_of(struct td_space *space, const struct td_work *work,
+		       bool *only_shared)
+{
+	const struct tdi_doomed *doomed = tdi_doomed_of(work);
+	struct tdi_doom *doom = doomed ? NULL : tdi_space_nodes_doom(space, work);
+
+	if (doom)
+		*only_shared = !tdi_doom_has_unshared(doom);
+	else if (doomed)
+		*only_shared = tdi_extent_is_shared(&doomed->extent);
+	return doom || (doomed && tdi_space_evicted(space, doomed->owner));
+}
+
 static bool is_part(const struct td_work *work, void *arg)
 {
 	const struct sought *sought = arg;
-	const struct tdi_doomed *doomed = tdi_doomed_of(work);
+	bool only_shared;
 
-	return doomed && tdi_space_evicted(sought->space, doomed->owner) &&
-	       may_try(sought, work) &&
-	       !((sought->how & TDI_REAPING_KEEP_SHARED) &&
-		 tdi_extent_is_shared(&doomed->extent));
+	return is_part_of(sought->space, work, &only_shared) && may_try(sought, work) &&
+	       !((sought->how & TDI_REAPING_KEEP_SHARED) && only_shared);
 }
 
 static bool is_shared_part(const struct td_work *work, void *arg)
 {
 	const struct sought *sought = arg;
-	const struct tdi_doomed *doomed = tdi_doomed_of(work);
+	bool only_shared;
 
-	return doomed && tdi_space_evicted(sought->space, doomed->owner) &&
-	       tdi_extent_is_shared(&doomed->extent);
+	return is_part_of(sought->space, work, &only_shared) && only_shared;
 }
 
 /* ---- all of it ---- */
@@ -145,7 +156,8 @@ static bool is_reclaimed(struct td_space *space)
 static bool is_over(struct sought *sought)
 {
 	struct td_space *space = sought->space;
-	uint32_t parts;
+	uint32_t parts, others;
+	bool over;
 
 	if (is_reclaimed(space))
 		return true;
@@ -154,11 +166,15 @@ static bool is_over(struct sought *sought)
 	/* Acquire: pairs with tdi_space_part_ends(). Others than its work only as far as
 	 * they are shared memory that waits. */
 	parts = atomic_load_explicit(&space->parts, memory_order_acquire);
-	if (parts > 1)
-		parts -= tdi_queue_count(tdi_queues_here(&space->engine->queues),
-					 is_shared_part, sought);
+	others = parts - 1;
+	if (others > 0)
+		others -= tdi_reaper_count(space->engine, is_shared_part, sought);
+	/* Inside: or somebody ends it, and takes the doom apart. */
+	over = others == 0 && !tdi_doom_has_unshared(&space->doom);
+	/* None has come that was counted in the queue and not before. */
+	over = over && atomic_load_explicit(&space->parts, memory_order_relaxed) == parts;
 	leave(space);
-	return parts <= 1 && !tdi_doom_has_unshared(&space->doom);
+	return over;
 }
 
 static int run_queued(struct sought *sought, tdi_queue_match *match)

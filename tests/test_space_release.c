@@ -340,7 +340,9 @@ START_TEST(an_engine_is_abandoned_under_the_helpers_hands)
 	ck_assert(err == 0 || err == -EAGAIN);
 	err = td_space_wait(space, TD_EVENT_RECLAIMED, TD_FOREVER);
 	ck_assert(err == 0 || err == -ECANCELED);
-	ck_assert_uint_eq(tdt_mapped(slow, MIB), err ? MIB : 0);
+	/* abandoned before the helper's slice came to the end of it, or after */
+	if (!err)
+		ck_assert_uint_eq(tdt_mapped(slow, MIB), 0);
 }
 END_TEST
 
