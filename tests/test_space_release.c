@@ -240,6 +240,8 @@ END_TEST
 
 /* Kept from running: about to sleep, and the work is its own by then. */
 static __thread bool is_attacher;
+static sem_t attacher_stopped, attacher_may_go;
+static atomic_bool waits_for_helpers;
 
 static void be_attacher(void)
 {
@@ -249,14 +251,27 @@ static void be_attacher(void)
 static int stop_attacher(enum tdi_sys_call call, uintptr_t addr, size_t length,
 			 int detail)
 {
-	(void)addr;
 	(void)length;
 	(void)detail;
-	if (call == TDI_SYS_futex_wait && is_attacher) {
-		is_attacher = false;
-		stop_here();
+	if (call != TDI_SYS_futex_wait || !is_attacher)
+		return 0;
+	if (addr == (uintptr_t)&space->beside) {
+		atomic_store(&waits_for_helpers, true);
+		return 0;
 	}
+	sem_post(&attacher_stopped);
+	sem_wait(&attacher_may_go);
 	return 0;
+}
+
+static void attach_and_stop(struct attacher *attacher)
+{
+	sem_init(&attacher_stopped, 0, 0);
+	sem_init(&attacher_may_go, 0, 0);
+	tdi_sys_set_fault(stop_attacher);
+	attacher_start(attacher, TD_FOREVER, be_attacher);
+	sem_wait(&attacher_stopped);
+	ck_assert_int_eq(td_space_put(space), 0);
 }
 
 START_TEST(an_attached_reaper_that_does_not_get_to_run_is_no_obstacle)
@@ -264,44 +279,75 @@ START_TEST(an_attached_reaper_that_does_not_get_to_run_is_no_obstacle)
 	char *addr = map(40 * MIB);
 	struct attacher attacher;
 
-	tdi_sys_set_fault(stop_attacher);
-	attacher_start(&attacher, TD_FOREVER, be_attacher);
-	sem_wait(&stop.entered);
-	ck_assert_int_eq(td_space_put(space), 0);
+	attach_and_stop(&attacher);
 	ck_assert_int_eq(td_space_release(space, 0), -EAGAIN);
 	ck_assert_uint_eq(tdt_mapped(addr, 40 * MIB), 0);
 	ck_assert_uint_eq(space_stats().bytes_reclaimed, 40 * MIB);
 	ck_assert_uint_eq(stats().bytes_pending, 0);
 	ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, 0), -ETIMEDOUT);
-	sem_post(&stop.may_go);
+	sem_post(&attacher_may_go);
 	ck_assert_int_eq(attacher_result(&attacher), 0);
 	check_reclaimed(addr, 40 * MIB);
 }
 END_TEST
 
-/* He who runs the teardown waits for the helper before he ends it. */
-START_TEST(nobody_ends_it_while_a_helper_has_something_in_hand)
+static int quick_release(void *arg, size_t offset, size_t length, size_t *released)
 {
-	char *slow, *addr = map(4 * MIB);
+	(void)arg;
+	(void)offset;
+	*released = length;
+	return 0;
+}
+
+static void slow_done(void *arg, int status)
+{
+	(void)arg;
+	ck_assert_int_eq(status, 0);
+	stop_here();
+}
+
+/* He who runs the teardown waits for the helper before he ends it. */
+static void helper_stops_in(const struct td_region_ops *ops)
+{
+	char *slow = tdt_map_anon(MIB), *addr = map(4 * MIB);
 	struct attacher attacher;
 	pthread_t helper;
 
-	slow = map_slow(MIB);
-	tdi_sys_set_fault(stop_attacher);
-	attacher_start(&attacher, TD_FOREVER, be_attacher);
-	sem_wait(&stop.entered);
-	ck_assert_int_eq(td_space_put(space), 0);
-	atomic_store(&stop.calls, 0);
+	ck_assert_int_eq(
+		td_region_adopt(space, slow, MIB,
+				TD_REGION_OPTS(.kind = TD_KIND_DEVICE, .ops = ops)),
+		0);
+	attach_and_stop(&attacher);
 	pthread_create(&helper, NULL, release_it, space);
-	sem_wait(&stop.entered); /* the helper, in the region's release */
+	sem_wait(&stop.entered);
 	ck_assert(pthread_equal(stop.ran_on, helper));
-	sem_post(&stop.may_go); /* the attached one, or the helper: */
-	ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, 20000000), -ETIMEDOUT);
-	sem_post(&stop.may_go); /* it takes both */
+	sem_post(&attacher_may_go);
+	while (!atomic_load(&waits_for_helpers))
+		ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, 1000000),
+				 -ETIMEDOUT);
+	ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, 0), -ETIMEDOUT);
+	sem_post(&stop.may_go);
 	ck_assert_int_eq(attacher_result(&attacher), 0);
 	(void)result_of(helper);
 	check_reclaimed(slow, MIB);
 	ck_assert_uint_eq(tdt_mapped(addr, 4 * MIB), 0);
+	ck_assert_uint_eq(atomic_load(&stop.calls), 1); /* nothing twice */
+}
+
+START_TEST(what_a_helper_has_in_hand_is_waited_for_asleep)
+{
+	static const struct td_region_ops ops = {.release = slow_release};
+
+	helper_stops_in(&ops);
+}
+END_TEST
+
+START_TEST(nobody_ends_it_while_a_helper_is_at_it)
+{
+	static const struct td_region_ops ops = {.release = quick_release,
+						 .done = slow_done};
+
+	helper_stops_in(&ops);
 }
 END_TEST
 
@@ -608,7 +654,8 @@ int main(void)
 		a_sync_put_is_helped,
 		an_attached_reaper_at_work_is_helped,
 		an_attached_reaper_that_does_not_get_to_run_is_no_obstacle,
-		nobody_ends_it_while_a_helper_has_something_in_hand,
+		what_a_helper_has_in_hand_is_waited_for_asleep,
+		nobody_ends_it_while_a_helper_is_at_it,
 		where_nobody_has_come_to_it_callbacks_come_first,
 		an_engine_is_abandoned_under_the_helpers_hands,
 		in_the_callback_for_gone_there_is_nothing_to_do_yet,
