@@ -379,3 +379,86 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue)
 		tdi_work_list_remove(&queue->parked, work);
 	return work;
 }
+
+void tdi_queue_nudge(struct tdi_queue *queue)
+{
+	signal_one(queue);
+}
+
+static struct td_work *find(struct td_work *list, tdi_queue_match *match, void *arg)
+{
+	struct td_work *work = list;
+
+	while (work && !match(work, arg))
+		work = work->tdi_next == list ? NULL : work->tdi_next;
+	return work;
+}
+
+/* Under the lock: as if it were its turn, or its pause had ended. */
+static struct td_work *pop_that(struct tdi_queue *queue, tdi_queue_match *match,
+				void *arg)
+{
+	struct td_work *work = find(queue->ready.small, match, arg);
+
+	if (!work)
+		work = find(queue->ready.large, match, arg);
+	if (work) {
+		tdi_turns_remove(&queue->ready, work);
+		work->tdi_had_slice = true;
+	} else {
+		work = find(queue->parked, match, arg);
+		if (!work)
+			return NULL;
+		tdi_work_list_remove(&queue->parked, work);
+	}
+	work->tdi_running++;
+	queue->running++;
+	if (work->tdi_running < work->tdi_limit)
+		tdi_turns_add(&queue->ready, work);
+	return work;
+}
+
+struct td_work *tdi_queue_take_that(struct tdi_queue *queue, tdi_queue_match *match,
+				    void *arg)
+{
+	struct tdi_queue *at = queue;
+	struct td_work *work;
+
+	do {
+		pthread_mutex_lock(&at->lock);
+		empty_inbox(at);
+		work = pop_that(at, match, arg);
+		pthread_mutex_unlock(&at->lock);
+		at = at->next;
+	} while (!work && at != queue);
+	return work;
+}
+
+static unsigned count(struct td_work *list, tdi_queue_match *match, void *arg)
+{
+	struct td_work *work = list;
+	unsigned matching = 0;
+
+	while (work) {
+		matching += match(work, arg);
+		work = work->tdi_next == list ? NULL : work->tdi_next;
+	}
+	return matching;
+}
+
+unsigned tdi_queue_count(struct tdi_queue *queue, tdi_queue_match *match, void *arg)
+{
+	struct tdi_queue *at = queue;
+	unsigned matching = 0;
+
+	do {
+		pthread_mutex_lock(&at->lock);
+		empty_inbox(at);
+		matching += count(at->ready.small, match, arg) +
+			    count(at->ready.large, match, arg) +
+			    count(at->parked, match, arg);
+		pthread_mutex_unlock(&at->lock);
+		at = at->next;
+	} while (at != queue);
+	return matching;
+}

@@ -91,22 +91,35 @@ static bool call_back_first(struct td_space *space)
 	return true;
 }
 
-static int space_slice(struct td_work *work, struct td_slice *slice)
+static int slice_of(struct td_space *space, struct td_slice *slice, unsigned how)
 {
-	struct td_space *space = tdi_container_of(work, struct td_space, work);
-	uint32_t users = tdi_ref_read(&space->users);
-	int result;
+	int result = TD_WORK_WAIT;
 
-	if (tdi_unlikely(users != 0))
-		tdi_die("space '%s': torn down with %u users", space->name, users);
 	if (!call_back_first(space))
-		return TD_WORK_WAIT;
+		return result;
 	if (tdi_unlikely(space->nodes)) {
 		result = tdi_space_nodes_sort(space, slice);
 		if (result)
 			return result;
 	}
-	result = tdi_doom_slice(&space->doom, slice);
+	return tdi_doom_slice_of(&space->doom, slice, how & TDI_REAPING_KEEP_SHARED);
+}
+
+static int space_slice(struct td_work *work, struct td_slice *slice)
+{
+	struct td_space *space = tdi_container_of(work, struct td_space, work);
+	uint32_t users = tdi_ref_read(&space->users);
+	unsigned how = tdi_reaping_how();
+	int result;
+
+	if (tdi_unlikely(users != 0))
+		tdi_die("space '%s': torn down with %u users", space->name, users);
+	if (!(how & TDI_REAPING_BESIDE))
+		tdi_space_beside_open(space);
+	result = slice_of(space, slice, how);
+	/* The rest is in the hands of one whom the engine does not know of. */
+	if (result == TD_WORK_WAIT && !(how & TDI_REAPING_BESIDE))
+		tdi_space_beside_wait(space, slice->deadline_ns);
 	atomic_fetch_add_explicit(&space->bytes_reclaimed, slice->released,
 				  memory_order_relaxed);
 	return result;
@@ -184,6 +197,7 @@ static void space_done(struct td_work *work, int status)
 {
 	struct td_space *space = tdi_container_of(work, struct td_space, work);
 
+	tdi_space_beside_close(space);
 	(void)call_back_first(space); /* abandoned before its first slice */
 	if (tdi_unlikely(space->nodes))
 		tdi_space_nodes_give_up(space);
