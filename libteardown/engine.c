@@ -76,6 +76,7 @@ static void watch_forks(void)
 static void engine_free(struct td_engine *engine)
 {
 	tdi_retire_destroy(engine);
+	tdi_placement_destroy(&engine->placement);
 	tdi_grace_destroy(&engine->grace);
 	pthread_mutex_destroy(&engine->shrinkers.lock);
 	tdi_queues_free(&engine->queues);
@@ -142,7 +143,9 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	tdi_grace_init(&engine->grace);
 	pthread_mutex_init(&engine->shrinkers.lock, NULL);
 
-	err = tdi_retire_init(engine);
+	err = tdi_placement_init(&engine->placement, opts);
+	if (!err)
+		err = tdi_retire_init(engine);
 	if (!err)
 		err = tdi_reapers_start(engine, reapers);
 	if (!err && reapers > 0)
@@ -260,7 +263,7 @@ static void run_instead(struct td_engine *engine, struct td_work *work)
 {
 	/* The work's owner may hold the last reference, and drop it in done(). */
 	tdi_engine_get(engine);
-	if (!tdi_work_run_here(engine, work))
+	if (!tdi_work_run_here(engine, work, TDI_ROLE_CALLER))
 		tdi_work_finish(engine, work, -EAGAIN);
 	tdi_engine_put(engine);
 }
@@ -284,15 +287,16 @@ void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
 int tdi_engine_run(struct td_engine *engine, struct td_work *work)
 {
 	tdi_work_begin(engine, work);
-	return tdi_engine_run_begun(engine, work);
+	return tdi_engine_run_begun(engine, work, TDI_ROLE_CALLER);
 }
 
-int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work)
+int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
+			 enum tdi_role role)
 {
 	int err = 0;
 
 	tdi_engine_get(engine);
-	if (!tdi_work_run_here(engine, work)) {
+	if (!tdi_work_run_here(engine, work, role)) {
 		if (push(engine, work, tdi_queues_here(&engine->queues)))
 			err = -EINPROGRESS;
 		else
@@ -307,7 +311,7 @@ int td_engine_submit(td_engine *given, struct td_work *work)
 	struct td_engine *engine;
 	int err;
 
-	if (!work || !work->ops || !work->ops->slice)
+	if (!work || !work->ops || !work->ops->slice || work->weight > TDI_WEIGHT_MAX)
 		return -EINVAL;
 	err = tdi_engine_resolve(given, &engine);
 	if (err)

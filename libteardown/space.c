@@ -371,9 +371,9 @@ static int finish_parts(struct td_space *space)
 	return 0;
 }
 
-int tdi_space_tear_down(struct td_space *space)
+int tdi_space_tear_down(struct td_space *space, enum tdi_role role)
 {
-	int err = tdi_engine_run_begun(space->engine, &space->work);
+	int err = tdi_engine_run_begun(space->engine, &space->work, role);
 
 	return err ? err : finish_parts(space);
 }
@@ -392,7 +392,7 @@ int td_space_put_sync(td_space *space)
 	if (put_user(space)) {
 		tdi_work_begin(space->engine, &space->work);
 		tdi_space_overtake(space);
-		err = tdi_space_tear_down(space);
+		err = tdi_space_tear_down(space, TDI_ROLE_CALLER);
 	}
 	drop_count(space);
 	return err;

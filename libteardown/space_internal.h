@@ -91,7 +91,7 @@ void tdi_space_overtake(struct td_space *space);
 
 /* Runs the work, which has been begun, in the caller, and waits for what was evicted
  * before. As td_space_put_sync(); the caller holds a count. */
-int tdi_space_tear_down(struct td_space *space);
+int tdi_space_tear_down(struct td_space *space, enum tdi_role role);
 
 /* From here on others may run slices beside the caller, who has begun the work. */
 void tdi_space_beside_open(struct td_space *space);
@@ -120,6 +120,9 @@ struct tdi_doom *tdi_space_nodes_doom(struct td_space *space, const struct td_wo
  * on; or what the slice is to return.
  */
 int tdi_space_nodes_sort(struct td_space *space, struct td_slice *slice);
+
+/* Adds what its works did so far. */
+void tdi_space_nodes_count(struct td_space *space, uint64_t *slices, uint64_t *cpu_ns);
 
 /* The work has ended: what it was about to hand out is its own again. */
 void tdi_space_nodes_give_up(struct td_space *space);

@@ -116,7 +116,7 @@ static int reap(struct td_space *space, uint64_t deadline_ns)
 		tdi_space_hand_over(space);
 	switch (await(space, &me, deadline_ns)) {
 	case HANDED:
-		return tdi_space_tear_down(space);
+		return tdi_space_tear_down(space, TDI_ROLE_ATTACHED);
 	case OVERTAKEN:
 		return -ENXIO;
 	case CANCELED:
