@@ -126,6 +126,7 @@ void tdi_space_nodes_count(struct td_space *space, uint64_t *slices, uint64_t *c
 
 /* The work has ended: what it was about to hand out is its own again. */
 void tdi_space_nodes_give_up(struct td_space *space);
+
 /* The last count has been dropped: frees it. */
 void tdi_space_end(struct td_space *space);
 

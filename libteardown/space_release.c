@@ -82,6 +82,7 @@ static int run_beside(struct td_space *space, unsigned how)
 	if (!enter(space))
 		return -ENOENT;
 	tdi_reaping_enter(&here, space->engine);
+	here.role = TDI_ROLE_HELPER;
 	here.how = how | TDI_REAPING_BESIDE;
 	result = tdi_work_slice(space->engine, &space->work, TDI_NODE_UNKNOWN, &end);
 	tdi_reaping_leave(&here);
