@@ -133,6 +133,7 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 						       : TDI_MUNMAP_THRESHOLD);
 	engine->generation = tdi_fork_generation;
 	engine->flags = opts->flags;
+	tdi_budget_init(engine, opts->budget, opts->budget_policy);
 
 	tdi_grace_init(&engine->grace);
 	pthread_mutex_init(&engine->shrinkers.lock, NULL);
@@ -250,9 +251,9 @@ TDI_HOT static bool push(struct td_engine *engine, struct td_work *work)
 	return true;
 }
 
-TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+TDI_HOT static void queue(struct td_engine *engine, struct td_work *work, bool admitted)
 {
-	tdi_work_begin(engine, work);
+	tdi_work_begin(engine, work, admitted);
 	if (push(engine, work))
 		return;
 	/* The work's owner may hold the last reference, and drop it in done(). */
@@ -262,11 +263,21 @@ TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
 	tdi_engine_put(engine);
 }
 
+TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+{
+	queue(engine, work, false);
+}
+
+TDI_HOT void tdi_engine_queue_admitted(struct td_engine *engine, struct td_work *work)
+{
+	queue(engine, work, true);
+}
+
 int tdi_engine_run(struct td_engine *engine, struct td_work *work)
 {
 	int err = 0;
 
-	tdi_work_begin(engine, work);
+	tdi_work_begin(engine, work, false);
 	tdi_engine_get(engine);
 	if (!tdi_work_run_here(engine, work)) {
 		if (push(engine, work))
@@ -290,8 +301,14 @@ int td_engine_submit(td_engine *given, struct td_work *work)
 		return err;
 	if (!tdi_work_claim(work))
 		return -EBUSY;
-	tdi_engine_queue(engine, work);
-	return 0;
+	err = tdi_budget_admit(engine, work->cost, true);
+	if (err == -EAGAIN)
+		tdi_work_unclaim(work);
+	else if (err == TDI_IN_PLACE)
+		(void)tdi_engine_run(engine, work);
+	else
+		tdi_engine_queue_admitted(engine, work);
+	return err == -EAGAIN ? err : 0;
 }
 
 /* ---- destroying ---- */

@@ -69,6 +69,7 @@ void tdi_queue_init(struct tdi_queue *queue)
 	queue->ready = NULL;
 	queue->parked = NULL;
 	queue->running = 0;
+	queue->taken_in = 0;
 	queue->stopped = false;
 }
 
@@ -108,6 +109,7 @@ static void empty_inbox(struct tdi_queue *queue)
 		tdi_tsan_acquire(queue);
 		list_add_tail(&queue->ready,
 			      tdi_container_of(node, struct td_work, tdi_inbox));
+		queue->ready->tdi_prev->tdi_serial = ++queue->taken_in;
 	}
 }
 
@@ -296,4 +298,39 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue)
 	if (work)
 		list_remove(&queue->parked, work);
 	return work;
+}
+
+/* ---- for those who help because there is too much ---- */
+
+/* So many are looked at for the oldest. */
+#define LOOKED_AT_MAX 256u
+
+static bool has_bytes(const struct td_work *work)
+{
+	return atomic_load_explicit(&work->tdi_left, memory_order_relaxed) > 0;
+}
+
+struct td_work *tdi_queue_try_take_oldest(struct tdi_queue *queue)
+{
+	struct td_work *oldest = NULL, *work;
+
+	pthread_mutex_lock(&queue->lock);
+	empty_inbox(queue);
+	(void)unpark(queue);
+	work = queue->ready;
+	for (unsigned i = 0; work && i < LOOKED_AT_MAX; i++) {
+		if (has_bytes(work) && (!oldest || work->tdi_serial < oldest->tdi_serial))
+			oldest = work;
+		work = work->tdi_next == queue->ready ? NULL : work->tdi_next;
+	}
+	if (oldest) {
+		/* As its turn would be: pop_ready. */
+		list_remove(&queue->ready, oldest);
+		oldest->tdi_running++;
+		queue->running++;
+		if (oldest->tdi_running < oldest->tdi_limit)
+			list_add_tail(&queue->ready, oldest);
+	}
+	pthread_mutex_unlock(&queue->lock);
+	return oldest;
 }

@@ -36,6 +36,7 @@ struct tdi_queue {
 	struct td_work *ready;	/* circular list, first in turn, NULL when empty */
 	struct td_work *parked; /* circular list of works that pause */
 	unsigned running;	/* slices */
+	uint64_t taken_in;	/* works so far, from the inbox */
 	bool stopped;
 };
 
@@ -50,6 +51,12 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue);
 
 /* The same without waiting: NULL when nothing is in turn. */
 struct td_work *tdi_queue_try_take(struct tdi_queue *queue);
+
+/*
+ * The same, of the work that came in first, as far as one look goes, and of those only
+ * that still have bytes to release.
+ */
+struct td_work *tdi_queue_try_take_oldest(struct tdi_queue *queue);
 
 /* Ends all pauses. */
 void tdi_queue_unpark(struct tdi_queue *queue);

@@ -19,13 +19,18 @@ void tdi_reaping_leave(struct tdi_reaping *here)
 	reaping = here->outer;
 }
 
+unsigned tdi_reaping_depth(const struct td_engine *engine)
+{
+	unsigned depth = 0;
+
+	for (const struct tdi_reaping *at = reaping; at; at = at->outer)
+		depth += at->engine == engine;
+	return depth;
+}
+
 bool tdi_engine_is_reaper(const struct td_engine *engine)
 {
-	for (const struct tdi_reaping *at = reaping; at; at = at->outer) {
-		if (at->engine == engine)
-			return true;
-	}
-	return false;
+	return tdi_reaping_depth(engine) > 0;
 }
 
 static void settle_in(struct tdi_reaper *reaper)
@@ -60,6 +65,8 @@ static void run_slice(struct td_engine *engine, struct td_work *work)
 
 	if (tdi_queue_give(&engine->queue, work, result, end.parallel, end.overstay))
 		tdi_work_finish(engine, work, work->tdi_status);
+	else if (result == TD_WORK_LATER)
+		tdi_budget_tell_later(engine);
 }
 
 static void *reap(void *arg)
@@ -77,17 +84,33 @@ static void *reap(void *arg)
 	return NULL;
 }
 
+static bool help(struct td_engine *engine,
+		 struct td_work *(*take)(struct tdi_queue *queue))
+{
+	struct tdi_reaping here;
+	struct td_work *work;
+
+	/* Inside the gate nobody takes the queue apart. */
+	if (!tdi_gate_enter(&engine->gate))
+		return false;
+	work = take(&engine->queue);
+	if (work) {
+		tdi_reaping_enter(&here, engine);
+		run_slice(engine, work);
+		tdi_reaping_leave(&here);
+	}
+	tdi_gate_leave(&engine->gate);
+	return work != NULL;
+}
+
 bool tdi_reaper_help(struct td_engine *engine)
 {
-	struct td_work *work = tdi_queue_try_take(&engine->queue);
-	struct tdi_reaping here;
+	return help(engine, tdi_queue_try_take);
+}
 
-	if (!work)
-		return false;
-	tdi_reaping_enter(&here, engine);
-	run_slice(engine, work);
-	tdi_reaping_leave(&here);
-	return true;
+bool tdi_reaper_help_oldest(struct td_engine *engine)
+{
+	return help(engine, tdi_queue_try_take_oldest);
 }
 
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers)

@@ -269,6 +269,12 @@ bool td_space_get_not_zero(td_space *space)
 	       tdi_ref_get_not_zero(&space->users, "space", space->name, "users");
 }
 
+static uint64_t bytes_left(struct td_space *space)
+{
+	return atomic_load_explicit(&space->bytes_mapped, memory_order_relaxed) -
+	       atomic_load_explicit(&space->bytes_unmapped, memory_order_relaxed);
+}
+
 /* True: that was the last user, and the work is ready to be run. */
 TDI_HOT static bool put_user(struct td_space *space)
 {
@@ -276,14 +282,56 @@ TDI_HOT static bool put_user(struct td_space *space)
 		return false;
 	tdi_lazy_close(&space->lazy);
 	space->put_ns = tdi_sys_now_ns();
-	space->work.cost =
-		atomic_load_explicit(&space->bytes_mapped, memory_order_relaxed) -
-		atomic_load_explicit(&space->bytes_unmapped, memory_order_relaxed);
+	space->work.cost = bytes_left(space);
 	(void)tdi_work_claim(&space->work);
 	if (tdi_unlikely(space->flags & TD_SPACE_DETACH))
 		tdi_space_detach(space);
 	tdi_events_raise(&space->events, TD_EVENT_GONE);
 	return true;
+}
+
+/* The last user has left, with room for its memory or without. */
+TDI_HOT static void hand_over(struct td_space *space, int admitted)
+{
+	if (tdi_likely(admitted == 0))
+		tdi_engine_queue_admitted(space->engine, &space->work);
+	else
+		(void)tdi_engine_run(space->engine, &space->work);
+}
+
+/*
+ * Where a put may be refused, room for what may be the last one is taken before it, since
+ * there is no way back after it. Others may still have added memory, or a user.
+ */
+static int put_or_refuse(struct td_space *space)
+{
+	struct td_engine *engine = space->engine;
+	uint64_t room, cost;
+	int admitted;
+
+	if (tdi_ref_put_unless_last(&space->users))
+		return 0;
+	/* Not one: it is saturated, or there are none, which is for tdi_ref_put to say.
+	 */
+	room = tdi_ref_read(&space->users) == 1 ? bytes_left(space) : 0;
+	admitted = tdi_budget_admit(engine, room, true);
+	if (admitted == -EAGAIN)
+		return -EAGAIN;
+	tdi_engine_get(engine); /* whoever turns out to be the last one may be faster */
+	if (!put_user(space)) {
+		if (!admitted)
+			tdi_budget_give(engine, room);
+		tdi_engine_put(engine);
+		return 0;
+	}
+	tdi_engine_put(engine);
+	cost = space->work.cost;
+	if (!admitted && cost != room) {
+		tdi_budget_give(engine, room);
+		admitted = tdi_budget_admit(engine, cost, false);
+	}
+	hand_over(space, admitted);
+	return 0;
 }
 
 TDI_HOT int td_space_put(td_space *space)
@@ -293,9 +341,14 @@ TDI_HOT int td_space_put(td_space *space)
 	if (!space)
 		return 0;
 	err = tdi_space_check(space);
-	if (tdi_likely(!err) && put_user(space))
-		tdi_engine_queue(space->engine, &space->work);
-	return err;
+	if (tdi_unlikely(err))
+		return err;
+	if (tdi_unlikely(tdi_budget_refuses(space->engine)))
+		return put_or_refuse(space);
+	if (put_user(space))
+		hand_over(space,
+			  tdi_budget_admit(space->engine, space->work.cost, false));
+	return 0;
 }
 
 /* How long to wait for a reaper that has a part of the space in hand, and how often to

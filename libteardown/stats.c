@@ -27,8 +27,15 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 		.works_done = load(&engine->works_done),
 		.works_in_caller = load(&engine->works_in_caller),
 		.works_failed = load(&engine->works_failed),
-		.bytes_pending = load(&engine->bytes_pending),
+		.bytes_pending =
+			load(&engine->bytes_pending) + load(&engine->bytes_exempt),
+		.bytes_pending_peak = load(&engine->budget.peak),
 		.bytes_reclaimed = load(&engine->bytes_reclaimed),
+		.budget = load(&engine->budget.limit),
+		.budget_helped = load(&engine->budget.helped),
+		.budget_waited = load(&engine->budget.waited),
+		.budget_refused = load(&engine->budget.refused),
+		.budget_in_place = load(&engine->budget.in_place),
 		.munmaps_deferred = load(&engine->munmaps_deferred),
 		.munmaps_in_caller = load(&engine->munmaps_in_caller),
 		.bytes_quarantined = load(&engine->bytes_quarantined),
@@ -140,7 +147,7 @@ static int finish(struct text *text, char *buf, size_t size, size_t *ret)
 }
 
 /* Room for any of the objects: 20 digits and 30 bytes of name for each counter. */
-#define TDI_JSON_SIZE 1024
+#define TDI_JSON_SIZE 2048
 
 int td_engine_stats_json(td_engine *engine, char *buf, size_t size, size_t *ret)
 {

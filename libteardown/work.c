@@ -20,7 +20,12 @@ TDI_HOT bool tdi_work_claim(struct td_work *work)
 					memory_order_seq_cst) == WORK_IDLE;
 }
 
-TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
+void tdi_work_unclaim(struct td_work *work)
+{
+	atomic_store_explicit(&work->tdi_state, WORK_IDLE, memory_order_seq_cst);
+}
+
+TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work, bool admitted)
 {
 	work->tdi_limit = work->parallel > 0 ? work->parallel : 1;
 	work->tdi_running = 0;
@@ -29,13 +34,15 @@ TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
 	work->tdi_status = 0;
 	work->tdi_exhausted = false;
 	work->tdi_later = false;
+	work->tdi_exempt = !admitted;
 	atomic_store_explicit(&work->tdi_slices, 0, memory_order_relaxed);
 	atomic_store_explicit(&work->tdi_cpu_ns, 0, memory_order_relaxed);
 	atomic_store_explicit(&work->tdi_left, work->cost, memory_order_relaxed);
 
 	atomic_fetch_add_explicit(&engine->works_submitted, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&engine->bytes_pending, work->cost,
-				  memory_order_relaxed);
+	if (!admitted && work->cost > 0)
+		atomic_fetch_add_explicit(&engine->bytes_exempt, work->cost,
+					  memory_order_relaxed);
 	work->tdi_epoch = (unsigned char)tdi_pending_begin(&engine->pending, 1);
 }
 
@@ -50,7 +57,13 @@ static void settle(struct td_engine *engine, struct td_work *work, uint64_t byte
 	} while (!atomic_compare_exchange_weak_explicit(&work->tdi_left, &left,
 							left - part, memory_order_relaxed,
 							memory_order_relaxed));
-	atomic_fetch_sub_explicit(&engine->bytes_pending, part, memory_order_relaxed);
+	if (part == 0)
+		return;
+	if (work->tdi_exempt)
+		atomic_fetch_sub_explicit(&engine->bytes_exempt, part,
+					  memory_order_relaxed);
+	else
+		tdi_budget_give(engine, part);
 }
 
 int tdi_work_slice(struct td_engine *engine, struct td_work *work,
