@@ -184,7 +184,7 @@ static const char *below(const char *path, const char *root)
 	if (strncmp(path, root, length) != 0 ||
 	    (path[length] != '/' && path[length] != '\0') || strstr(path, "/.."))
 		return "";
-	return path + length;
+	return strcmp(path + length, "/") == 0 ? "" : path + length;
 }
 
 /* "max", as version 2 says it, is no number: no limit. */
