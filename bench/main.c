@@ -15,7 +15,7 @@
 
 static const struct bench_scenario *const scenarios[] = {
 	&bench_put,   &bench_reclaim, &bench_unmap, &bench_threshold, &bench_lookup,
-	&bench_stall, &bench_batch,   &bench_refs,  &bench_small,
+	&bench_stall, &bench_batch,   &bench_refs,  &bench_small,     &bench_budget,
 };
 #define NR_SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 

@@ -134,8 +134,10 @@ void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 	atomic_fetch_add_explicit(&engine->bytes_quarantined, extent->length,
 				  memory_order_relaxed);
 	(void)tdi_work_claim(&doomed->work);
-	if (tdi_unlikely(quarantine->exposed))
+	if (tdi_unlikely(quarantine->exposed)) {
+		tdi_budget_give(engine, extent->length);
 		(void)tdi_engine_run(engine, &doomed->work);
-	else
-		tdi_engine_queue(engine, &doomed->work);
+	} else {
+		tdi_engine_queue_admitted(engine, &doomed->work);
+	}
 }

@@ -41,7 +41,7 @@ const struct tdi_doomed *tdi_doomed_of(const struct td_work *work);
 /*
  * Sets the slot up for a range that lies in quarantine, and hands it to the reapers; or
  * frees it in the caller, where the quarantine says that it should not wait. The extent's
- * host is prepared.
+ * host is prepared, and room for its length has been taken: see tdi_budget_admit.
  */
 void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 		       const struct tdi_extent *extent,

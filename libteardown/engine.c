@@ -139,6 +139,7 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 						       : TDI_MUNMAP_THRESHOLD);
 	engine->generation = tdi_fork_generation;
 	engine->flags = opts->flags;
+	tdi_budget_init(engine, opts->budget, opts->budget_policy);
 
 	tdi_grace_init(&engine->grace);
 	pthread_mutex_init(&engine->shrinkers.lock, NULL);
@@ -268,25 +269,35 @@ static void run_instead(struct td_engine *engine, struct td_work *work)
 	tdi_engine_put(engine);
 }
 
-TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+TDI_HOT static void queue(struct td_engine *engine, struct td_work *work, bool admitted)
 {
-	tdi_work_begin(engine, work);
+	tdi_work_begin(engine, work, admitted);
 	if (!push(engine, work, tdi_queues_here(&engine->queues)))
 		run_instead(engine, work);
 }
 
 void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
-			   struct td_work *whole, struct tdi_queue *queue)
+			   struct td_work *whole, struct tdi_queue *to)
 {
 	tdi_work_begin_part(engine, part, whole);
 	atomic_store_explicit(&part->tdi_at_home, 1, memory_order_relaxed);
-	if (!push(engine, part, queue))
+	if (!push(engine, part, to))
 		run_instead(engine, part);
+}
+
+TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+{
+	queue(engine, work, false);
+}
+
+TDI_HOT void tdi_engine_queue_admitted(struct td_engine *engine, struct td_work *work)
+{
+	queue(engine, work, true);
 }
 
 int tdi_engine_run(struct td_engine *engine, struct td_work *work)
 {
-	tdi_work_begin(engine, work);
+	tdi_work_begin(engine, work, false);
 	return tdi_engine_run_begun(engine, work, TDI_ROLE_CALLER);
 }
 
@@ -318,8 +329,14 @@ int td_engine_submit(td_engine *given, struct td_work *work)
 		return err;
 	if (!tdi_work_claim(work))
 		return -EBUSY;
-	tdi_engine_queue(engine, work);
-	return 0;
+	err = tdi_budget_admit(engine, work->cost, true);
+	if (err == -EAGAIN)
+		tdi_work_unclaim(work);
+	else if (err == TDI_IN_PLACE)
+		(void)tdi_engine_run(engine, work);
+	else
+		tdi_engine_queue_admitted(engine, work);
+	return err == -EAGAIN ? err : 0;
 }
 
 /* ---- destroying ---- */

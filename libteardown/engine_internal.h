@@ -8,6 +8,7 @@
 
 #include "account.h"
 #include "base.h"
+#include "budget.h"
 #include "gate.h"
 #include "grace.h"
 #include "pending.h"
@@ -53,9 +54,12 @@ struct td_engine {
 
 	/* Counters, relaxed: they order nothing. */
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
-	_Atomic(uint64_t) bytes_pending, bytes_reclaimed, slices, pauses, cpu_ns;
+	_Atomic(uint64_t) bytes_reclaimed, slices, pauses, cpu_ns;
 	_Atomic(uint64_t) bytes_in_caller, cpu_in_caller_ns; /* by others than reapers */
 	_Atomic(uint64_t) slices_stolen, moves_home;
+	/* What takes room in the budget; and what does not, since its caller frees it. */
+	_Atomic(uint64_t) bytes_pending, bytes_exempt;
+	struct tdi_budget budget;
 	_Atomic(uint64_t) munmaps_deferred, munmaps_in_caller;
 	_Atomic(uint64_t) bytes_quarantined; /* now */
 	_Atomic(uint32_t) reapers_settled;
@@ -68,6 +72,8 @@ struct td_engine {
 	const struct rcu_flavor_struct *flavor;
 	uint64_t slice_ns;
 	unsigned generation; /* of the process that made it: see tdi_engine_check */
+	/* Nearly so, and read by every put. enum td_budget_policy */
+	_Atomic(unsigned char) budget_policy;
 	unsigned nr_reapers;
 	struct tdi_placement placement; /* out of the way of a put */
 	struct tdi_reaper reapers[];
@@ -80,6 +86,13 @@ extern unsigned tdi_fork_generation;
 static inline int tdi_engine_check(const struct td_engine *of)
 {
 	return tdi_likely(of->generation == tdi_fork_generation) ? 0 : -ECHILD;
+}
+
+/* May a call that finds no room in the budget be refused? */
+static inline bool tdi_budget_refuses(const struct td_engine *of)
+{
+	return atomic_load_explicit(&of->budget_policy, memory_order_relaxed) ==
+	       TD_BUDGET_AGAIN;
 }
 
 /* NULL means the default engine, which is made if need be. 0, -ENOMEM, -ECHILD. */
@@ -95,8 +108,11 @@ void tdi_engine_put(struct td_engine *engine);
 /* Submits without checks: the work is set up and not queued. See td_engine_submit. */
 void tdi_engine_queue(struct td_engine *engine, struct td_work *work);
 
-/* The same for a part of a work that is being run, whose cost it takes over. Queued at
- * the given place, as one that belongs there. */
+/* The same, when room for its cost has been taken: see tdi_budget_admit. */
+void tdi_engine_queue_admitted(struct td_engine *engine, struct td_work *work);
+
+/* And for a part of a work that is being run, whose cost it takes over. Queued at the
+ * given place, as one that belongs there. */
 void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
 			   struct td_work *whole, struct tdi_queue *queue);
 
@@ -114,12 +130,17 @@ int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
 /* Does the calling thread run a work of the engine, as a reaper or in the place of one?
  * Then it must not wait for the engine: it would wait for itself. */
 bool tdi_engine_is_reaper(const struct td_engine *engine);
+/* How many of them, one in a callback of another. */
+unsigned tdi_reaping_depth(const struct td_engine *engine);
 
 /* ---- between the engine's own files ---- */
 
 /* Marks a work as queued and counts it in. False: it was queued already. */
 bool tdi_work_claim(struct td_work *work);
-void tdi_work_begin(struct td_engine *engine, struct td_work *work);
+/* Takes that back, when the work has not begun. */
+void tdi_work_unclaim(struct td_work *work);
+/* admitted: its cost has been counted; else it is exempt from the budget. */
+void tdi_work_begin(struct td_engine *engine, struct td_work *work, bool admitted);
 void tdi_work_begin_part(struct td_engine *engine, struct td_work *part,
 			 struct td_work *whole);
 
@@ -163,6 +184,8 @@ int tdi_engine_drain(struct td_engine *engine, uint64_t deadline_ns);
 
 /* Runs one slice of whatever is in turn, in the caller. False: nothing is. */
 bool tdi_reaper_help(struct td_engine *engine);
+/* The same of the work that was queued first, of those that have bytes to release. */
+bool tdi_reaper_help_oldest(struct td_engine *engine);
 
 /* The same of a work that waits and for which match says so. What its slice returned, or
  * -ENOENT: none does. And how many there are. */

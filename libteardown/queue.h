@@ -67,6 +67,12 @@ static inline struct tdi_queue *tdi_queue_of(const struct td_work *work)
 	return work->tdi_queue;
 }
 
+/*
+ * The same, of the work that came in first, as far as one look goes, and of those only
+ * that still have bytes to release: here, or on the next queue that has any.
+ */
+struct td_work *tdi_queue_try_take_oldest(struct tdi_queue *queue);
+
 /* Ends all pauses on this queue. */
 void tdi_queue_unpark(struct tdi_queue *queue);
 

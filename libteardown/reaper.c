@@ -28,13 +28,18 @@ const struct tdi_reaping *tdi_reaping_now(void)
 	return reaping;
 }
 
+unsigned tdi_reaping_depth(const struct td_engine *engine)
+{
+	unsigned depth = 0;
+
+	for (const struct tdi_reaping *at = reaping; at; at = at->outer)
+		depth += at->engine == engine;
+	return depth;
+}
+
 bool tdi_engine_is_reaper(const struct td_engine *engine)
 {
-	for (const struct tdi_reaping *at = reaping; at; at = at->outer) {
-		if (at->engine == engine)
-			return true;
-	}
-	return false;
+	return tdi_reaping_depth(engine) > 0;
 }
 
 static void settle_in(struct tdi_reaper *reaper)
@@ -91,6 +96,8 @@ static int run_slice(struct td_engine *engine, struct td_work *work,
 		tdi_work_finish(engine, work, work->tdi_status);
 	else if (!queue) /* a reaper may have looked meanwhile, and sleep */
 		tdi_queue_nudge(from);
+	if (result == TD_WORK_LATER)
+		tdi_budget_tell_later(engine);
 	return result;
 }
 
@@ -112,35 +119,31 @@ static void *reap(void *arg)
 	return NULL;
 }
 
-static bool any(const struct td_work *work, void *arg)
+static int run_one(struct td_engine *engine, struct td_work *work, unsigned how)
 {
-	(void)work;
-	(void)arg;
-	return true;
+	struct tdi_reaping here;
+	int result;
+
+	tdi_reaping_enter(&here, engine);
+	here.role = TDI_ROLE_HELPER;
+	here.how = how;
+	result = run_slice(engine, work, NULL);
+	tdi_reaping_leave(&here);
+	return result < 0 ? TD_WORK_DONE : result;
 }
 
 int tdi_reaper_join(struct td_engine *engine, tdi_queue_match *match, void *arg,
 		    unsigned how)
 {
-	struct tdi_queue *queue = tdi_queues_here(&engine->queues);
-	struct tdi_reaping here;
 	struct td_work *work;
 	int result = -ENOENT;
 
 	/* Inside the gate the reapers stay, to whom the work is given back. */
 	if (!tdi_gate_enter(&engine->gate))
 		return -ENOENT;
-	work = match == any ? tdi_queue_try_take(queue)
-			    : tdi_queue_take_that(queue, match, arg);
-	if (work) {
-		tdi_reaping_enter(&here, engine);
-		here.role = TDI_ROLE_HELPER;
-		here.how = how;
-		result = run_slice(engine, work, NULL);
-		tdi_reaping_leave(&here);
-		if (result < 0)
-			result = TD_WORK_DONE;
-	}
+	work = tdi_queue_take_that(tdi_queues_here(&engine->queues), match, arg);
+	if (work)
+		result = run_one(engine, work, how);
 	tdi_gate_leave(&engine->gate);
 	return result;
 }
@@ -156,9 +159,27 @@ unsigned tdi_reaper_count(struct td_engine *engine, tdi_queue_match *match, void
 	return matching;
 }
 
+static bool help(struct td_engine *engine, struct td_work *(*take)(struct tdi_queue *))
+{
+	struct td_work *work;
+
+	if (!tdi_gate_enter(&engine->gate))
+		return false;
+	work = take(tdi_queues_here(&engine->queues));
+	if (work)
+		(void)run_one(engine, work, 0);
+	tdi_gate_leave(&engine->gate);
+	return work != NULL;
+}
+
 bool tdi_reaper_help(struct td_engine *engine)
 {
-	return tdi_reaper_join(engine, any, NULL, 0) >= 0;
+	return help(engine, tdi_queue_try_take);
+}
+
+bool tdi_reaper_help_oldest(struct td_engine *engine)
+{
+	return help(engine, tdi_queue_try_take_oldest);
 }
 
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers)

@@ -308,6 +308,12 @@ bool td_space_get_not_zero(td_space *space)
 	       tdi_ref_get_not_zero(&space->users, "space", space->name, "users");
 }
 
+static uint64_t bytes_left(struct td_space *space)
+{
+	return atomic_load_explicit(&space->bytes_mapped, memory_order_relaxed) -
+	       atomic_load_explicit(&space->bytes_unmapped, memory_order_relaxed);
+}
+
 /* True: that was the last user, and the work is ready to be run. */
 TDI_HOT static bool put_user(struct td_space *space)
 {
@@ -315,9 +321,7 @@ TDI_HOT static bool put_user(struct td_space *space)
 		return false;
 	tdi_lazy_close(&space->lazy);
 	space->put_ns = tdi_sys_now_ns();
-	space->work.cost =
-		atomic_load_explicit(&space->bytes_mapped, memory_order_relaxed) -
-		atomic_load_explicit(&space->bytes_unmapped, memory_order_relaxed);
+	space->work.cost = bytes_left(space);
 	(void)tdi_work_claim(&space->work);
 	if (tdi_unlikely(space->flags & TD_SPACE_DETACH))
 		tdi_space_detach(space);
@@ -330,18 +334,87 @@ bool tdi_space_put_user(struct td_space *space)
 	return put_user(space);
 }
 
+/* The last user has left, with room for its memory or without. */
+TDI_HOT static void queue_or_run(struct td_space *space, int admitted)
+{
+	if (tdi_likely(admitted == 0))
+		tdi_engine_queue_admitted(space->engine, &space->work);
+	else
+		(void)tdi_engine_run(space->engine, &space->work);
+}
+
+TDI_HOT static void queue_up(struct td_space *space)
+{
+	queue_or_run(space, tdi_budget_admit(space->engine, space->work.cost, false));
+}
+
+void tdi_space_queue(struct td_space *space)
+{
+	queue_up(space);
+}
+
+/*
+ * Where a put may be refused, room for what may be the last one is taken before it, since
+ * there is no way back after it. Others may still have added memory, or a user.
+ */
+static int put_or_refuse(struct td_space *space)
+{
+	struct td_engine *engine = space->engine;
+	uint64_t room, cost;
+	int admitted;
+
+	if (tdi_ref_put_unless_last(&space->users))
+		return 0;
+	/* Not one: it is saturated, or there are none, which is for tdi_ref_put to say.
+	 */
+	room = tdi_ref_read(&space->users) == 1 ? bytes_left(space) : 0;
+	admitted = tdi_budget_admit(engine, room, true);
+	if (admitted == -EAGAIN)
+		return -EAGAIN;
+	tdi_engine_get(engine); /* whoever turns out to be the last one may be faster */
+	if (!put_user(space)) {
+		if (!admitted)
+			tdi_budget_give(engine, room);
+		tdi_engine_put(engine);
+		return 0;
+	}
+	tdi_engine_put(engine);
+	/* Somebody attached himself meanwhile. Relaxed: see tdi_space_hand_over. */
+	if (atomic_load_explicit(&space->attached, memory_order_relaxed)) {
+		if (!admitted)
+			tdi_budget_give(engine, room);
+		tdi_space_hand_over(space);
+		return 0;
+	}
+	cost = space->work.cost;
+	if (!admitted && cost != room) {
+		tdi_budget_give(engine, room);
+		admitted = tdi_budget_admit(engine, cost, false);
+	}
+	queue_or_run(space, admitted);
+	return 0;
+}
+
 TDI_HOT int td_space_put(td_space *space)
 {
+	bool attached;
 	int err;
 
 	if (!space)
 		return 0;
 	err = tdi_space_check(space);
-	if (tdi_unlikely(err) || !put_user(space))
+	if (tdi_unlikely(err))
 		return err;
 	/* Relaxed: see tdi_space_hand_over. */
-	if (tdi_likely(!atomic_load_explicit(&space->attached, memory_order_relaxed)))
-		tdi_engine_queue(space->engine, &space->work);
+	attached = atomic_load_explicit(&space->attached, memory_order_relaxed) != NULL;
+	if (tdi_unlikely(!attached && tdi_budget_refuses(space->engine)))
+		return put_or_refuse(space);
+	if (!put_user(space))
+		return 0;
+	/* It may have come, or gone, since. */
+	attached = atomic_load_explicit(&space->attached, memory_order_relaxed) != NULL;
+	if (tdi_likely(!attached))
+		queue_up(space);
 	else
 		tdi_space_hand_over(space);
 	return 0;
@@ -390,7 +463,7 @@ int td_space_put_sync(td_space *space)
 	/* For looking at it afterwards. */
 	tdi_ref_get(&space->count, "space", space->name, "count");
 	if (put_user(space)) {
-		tdi_work_begin(space->engine, &space->work);
+		tdi_work_begin(space->engine, &space->work, false);
 		tdi_space_overtake(space);
 		err = tdi_space_tear_down(space, TDI_ROLE_CALLER);
 	}

@@ -83,6 +83,8 @@ void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused);
  * to hand on. */
 bool tdi_space_put_user(struct td_space *space);
 
+/* The last user is gone: leaves the work to the engine's reapers, within its budget. */
+void tdi_space_queue(struct td_space *space);
 /* The last user is gone: hands the work to the attached thread, or else to the engine's
  * reapers. The space may be gone when it returns. */
 void tdi_space_hand_over(struct td_space *space);

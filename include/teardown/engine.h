@@ -170,6 +170,29 @@ int td_engine_drain(td_engine *engine, int64_t timeout_ns);
  */
 int td_engine_relieve(td_engine *engine);
 
+/*
+ * Bounds what is pending, in bytes: what was put, unmapped or submitted with a cost and
+ * has not been released yet, touched or not. Memory that callers free by themselves does
+ * not count. A call that would pass the bound meets the policy (enum td_budget_policy):
+ * it helps, waits or is refused; with nothing pending it never does, however large. So
+ * the bound is passed by one such call at most, whatever the number of threads.
+ *
+ * Nothing depends on deferred work: where all that is pending cannot go on, where nothing
+ * moves (for 20 ms while helping, a second while waiting), in callbacks, and where there
+ * are no reapers, the caller frees what it brought in slices by itself, at once. In
+ * callbacks that are nested eight deep it is queued beyond the bound. Who helps runs
+ * slices and callbacks of any owner.
+ *
+ *   engine  NULL = the default engine
+ *   bytes   0 = the default: half of the least that physical memory and the memory
+ *           cgroups of this process allow, as they are now
+ *
+ * Returns 0; -EINVAL: unknown policy; -ECHILD; -ENOMEM (default engine). On failure
+ * nothing is changed. Any time; those who wait look again. Context: does not block; for
+ * the default it reads some files. (row A11)
+ */
+int td_engine_set_budget(td_engine *engine, uint64_t bytes, enum td_budget_policy policy);
+
 enum td_exit_mode {
 	TD_EXIT_DRAIN = 0, /* wait until all is done, however long */
 	TD_EXIT_DEADLINE,  /* wait for the timeout, then abandon the rest */
@@ -254,10 +277,10 @@ struct td_work {
 	void *tdi_inbox;
 	struct tdi_queue *tdi_queue;
 	struct td_work *tdi_next, *tdi_prev;
-	uint64_t tdi_due_ns, tdi_pause_ns, tdi_share;
+	uint64_t tdi_due_ns, tdi_pause_ns, tdi_share, tdi_serial;
 	int tdi_status, tdi_home;
 	unsigned char tdi_epoch, tdi_exhausted, tdi_later, tdi_leaves;
-	unsigned char tdi_is_small, tdi_had_slice, tdi_gives_memory;
+	unsigned char tdi_is_small, tdi_had_slice, tdi_gives_memory, tdi_exempt;
 	TD_ATOMIC(uint32_t) tdi_state;
 	TD_ATOMIC(uint32_t) tdi_slices, tdi_at_home;
 	TD_ATOMIC(uint64_t) tdi_left, tdi_cpu_ns;
@@ -269,15 +292,16 @@ void td_work_init(struct td_work *work, const struct td_work_ops *ops, uint64_t 
 /*
  * Queues a work: wait-free, takes no lock, allocates nothing; at most one futex wake.
  * Where there is nobody to run it (an engine without threads or being destroyed) it
- * runs to its end in the caller before the call returns.
+ * runs to its end in the caller before the call returns. A work with a cost that is past
+ * the engine's budget meets its policy: see td_engine_set_budget().
  *
  *   engine  NULL = the default engine
  *   work    stays the caller's and must not be touched until done() is called
  *
  * Returns 0; -EINVAL: no work, ops or slice function, or a weight beyond 10000; -EBUSY:
- * the work is queued already; -ECHILD; and -ENOMEM when the default engine could not be
- * made. On failure the work is unchanged. Context: any thread, callbacks included; no RCU
- * registration needed.
+ * the work is queued already; -EAGAIN: past the budget, TD_BUDGET_AGAIN; -ECHILD; and
+ * -ENOMEM when the default engine could not be made. On failure the work is unchanged.
+ * Context: any thread, callbacks included; no RCU registration needed.
  */
 int td_engine_submit(td_engine *engine, struct td_work *work);
 

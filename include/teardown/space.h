@@ -85,9 +85,14 @@ bool td_space_get_not_zero(td_space *space);
  * for microseconds whatever the size: no lock of the library's, no allocation, at most
  * one futex wake for a reaper, one for threads that wait for "gone", and a write for each
  * eventfd that does. Putting more users than there are stops the process with a message
- * that names the space. NULL is allowed and does nothing. Returns 0; -ECHILD, with
- * nothing changed. Context: anywhere, callbacks included. On an engine without threads
- * the caller frees the memory itself, in slices.
+ * that names the space. NULL is allowed and does nothing. Past the engine's budget the
+ * caller of the last put helps or waits, when "gone" has been told; slices and callbacks
+ * of any owner may run in it then, so that a lock that they take must not be held. Or it
+ * is refused: see td_engine_set_budget(). On an engine without threads the caller frees
+ * the memory itself, in slices.
+ * Returns 0; and, with nothing changed: -EAGAIN: past the budget, TD_BUDGET_AGAIN: the
+ * user is still the caller's; -ECHILD. Context: anywhere, callbacks included; blocks past
+ * the budget. (row A11)
  */
 int td_space_put(td_space *space);
 
