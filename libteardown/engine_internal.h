@@ -12,6 +12,7 @@
 #include "grace.h"
 #include "pending.h"
 #include "placement.h"
+#include "progress.h"
 #include "queues.h"
 #include "ref.h"
 
@@ -69,6 +70,7 @@ struct td_engine {
 	uint64_t slice_ns;
 	unsigned generation; /* of the process that made it: see tdi_engine_check */
 	unsigned nr_reapers;
+	struct tdi_progress progress;
 	struct tdi_placement placement; /* out of the way of a put */
 	struct tdi_reaper reapers[];
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine_internal.h"
 #include "sys.h"
+#include "trace.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,6 +113,7 @@ bool tdi_reaper_help(struct td_engine *engine)
 		return false;
 	tdi_reaping_enter(&here, engine);
 	here.role = TDI_ROLE_HELPER;
+	tdi_trace_help(engine->name, TDI_HELP_SLICE, 1);
 	run_slice(engine, work, NULL);
 	tdi_reaping_leave(&here);
 	return true;
