@@ -209,7 +209,8 @@ static unsigned parallelism(const struct tdi_doom *doom)
  * TD_WORK_MORE with a job, or why there is none. Extents that were put aside have another
  * try at the start of a slice, and none within it.
  */
-static int claim(struct tdi_doom *doom, bool slice_begins, struct job *job)
+static int claim(struct tdi_doom *doom, bool slice_begins, bool keep_shared,
+		 struct job *job)
 {
 	struct tdi_extent *extent;
 
@@ -221,7 +222,8 @@ static int claim(struct tdi_doom *doom, bool slice_begins, struct job *job)
 	if (extent) {
 		/* At most one extent a reaper is passed over. */
 		do {
-			if (claim_from(extent, job)) {
+			if (!(keep_shared && tdi_extent_is_shared(extent)) &&
+			    claim_from(extent, job)) {
 				doom->busy++;
 				return TD_WORK_MORE;
 			}
@@ -413,7 +415,7 @@ static bool end_job(struct tdi_doom *doom, const struct job *job, int err,
 	return done;
 }
 
-int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
+int tdi_doom_slice_of(struct tdi_doom *doom, struct td_slice *slice, bool keep_shared)
 {
 	uint64_t now = tdi_sys_now_ns();
 	struct job job = {0};
@@ -425,7 +427,7 @@ int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
 		int err;
 
 		pthread_mutex_lock(&doom->lock);
-		result = claim(doom, slice_begins, &job);
+		result = claim(doom, slice_begins, keep_shared, &job);
 		slice_begins = false;
 		slice->parallel = parallelism(doom);
 		pthread_mutex_unlock(&doom->lock);
@@ -444,6 +446,23 @@ int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
 	return progress ? TD_WORK_MORE : TD_WORK_LATER;
 }
 
+int tdi_doom_node(struct tdi_doom *doom)
+{
+	const struct tdi_extent *first;
+	uintptr_t start = 0;
+	size_t length = 0;
+
+	pthread_mutex_lock(&doom->lock);
+	first = doom->live;
+	/* What is left after that is page tables, wherever they are. */
+	if (first && first->claimed < first->length) {
+		start = first->start + first->claimed;
+		length = step_from(first, first->claimed, first->zap_pace.step);
+	}
+	pthread_mutex_unlock(&doom->lock);
+	return length > 0 ? tdi_numa_of_range(start, length) : TDI_NODE_UNKNOWN;
+}
+
 struct tdi_extent *tdi_doom_leftover(struct tdi_doom *doom)
 {
 	struct tdi_extent **list = doom->live ? &doom->live : &doom->stuck;
@@ -452,4 +471,23 @@ struct tdi_extent *tdi_doom_leftover(struct tdi_doom *doom)
 	if (extent)
 		list_remove(list, extent);
 	return extent;
+}
+
+static bool has_unshared(const struct tdi_extent *list)
+{
+	const struct tdi_extent *extent = list;
+
+	while (extent && tdi_extent_is_shared(extent))
+		extent = extent->next == list ? NULL : extent->next;
+	return extent != NULL;
+}
+
+bool tdi_doom_has_unshared(struct tdi_doom *doom)
+{
+	bool has;
+
+	pthread_mutex_lock(&doom->lock);
+	has = has_unshared(doom->live) || has_unshared(doom->stuck);
+	pthread_mutex_unlock(&doom->lock);
+	return has;
 }

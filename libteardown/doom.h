@@ -25,6 +25,7 @@
 
 #include "base.h"
 #include "kind.h"
+#include "nodes.h"
 #include "pace.h"
 
 #include <pthread.h>
@@ -70,6 +71,7 @@ struct tdi_extent {
 
 struct tdi_doom {
 	const char *name; /* of the owner, for messages */
+	void *owner;	  /* of the callbacks' own */
 
 	/* Both are called with no lock held. Unmaps a part of an extent, 0 or -errno;
 	 * NULL: by munmap. And: the extent is done with, it may be freed. */
@@ -110,8 +112,26 @@ int tdi_extent_prepare(struct tdi_extent *extent, const char *owner);
 void tdi_doom_add(struct tdi_doom *doom, struct tdi_extent *extent);
 void tdi_doom_remove(struct tdi_doom *doom, struct tdi_extent *extent);
 
-/* The work's slice function: enum td_work_result. */
-int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice);
+/*
+ * The work's slice function: enum td_work_result. keep_shared: this slice leaves shared
+ * memory to others; TD_WORK_WAIT when there is nothing else.
+ */
+int tdi_doom_slice_of(struct tdi_doom *doom, struct td_slice *slice, bool keep_shared);
+static inline int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
+{
+	return tdi_doom_slice_of(doom, slice, false);
+}
+
+/* Is there anything but shared memory that has not been released yet? */
+bool tdi_doom_has_unshared(struct tdi_doom *doom);
+
+static inline bool tdi_extent_is_shared(const struct tdi_extent *extent)
+{
+	return extent->backing.kind == &tdi_kind_shared;
+}
+
+/* The node that has the pages of the next step; TDI_NODE_UNKNOWN: nobody can tell. */
+int tdi_doom_node(struct tdi_doom *doom);
 
 /* When the work was abandoned: takes the extents out, one by one, NULL at the end. */
 struct tdi_extent *tdi_doom_leftover(struct tdi_doom *doom);

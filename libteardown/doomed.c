@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "doomed.h"
+#include "home.h"
 #include "host.h"
 
 #include <string.h>
@@ -59,9 +60,12 @@ static int doomed_slice(struct td_work *work, struct td_slice *slice)
 	struct tdi_doomed *doomed = tdi_container_of(work, struct tdi_doomed, work);
 	int result;
 
+	if (tdi_home_is_elsewhere(doomed->engine, &doomed->doom, slice))
+		return TD_WORK_MORE;
 	if (!atomic_exchange_explicit(&doomed->trimmed, true, memory_order_relaxed))
 		(void)tdi_detach_trim(&doomed->quarantine, doomed->extent.length);
-	result = tdi_doom_slice(&doomed->doom, slice);
+	result = tdi_doom_slice_of(&doomed->doom, slice,
+				   tdi_reaping_how() & TDI_REAPING_KEEP_SHARED);
 	if (slice->released > 0 && doomed->owner)
 		doomed->owner->released(doomed->owner, slice->released);
 	return result;
@@ -101,6 +105,14 @@ static const struct td_work_ops doomed_ops = {
 	.slice = doomed_slice,
 	.done = doomed_done,
 };
+
+const struct tdi_doomed *tdi_doomed_of(const struct td_work *work)
+{
+	return work->ops == &doomed_ops
+		       ? (const struct tdi_doomed *)((const char *)work -
+						     offsetof(struct tdi_doomed, work))
+		       : NULL;
+}
 
 void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 		       const struct tdi_extent *extent,

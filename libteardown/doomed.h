@@ -35,6 +35,9 @@ struct tdi_doomed {
 struct tdi_doomed *tdi_doomed_take(const struct td_engine *engine);
 void tdi_doomed_give(struct tdi_doomed *doomed);
 
+/* The slot whose work this is, or NULL. */
+const struct tdi_doomed *tdi_doomed_of(const struct td_work *work);
+
 /*
  * Sets the slot up for a range that lies in quarantine, and hands it to the reapers; or
  * frees it in the caller, where the quarantine says that it should not wait. The extent's

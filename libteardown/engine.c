@@ -249,27 +249,41 @@ const char *td_version(void)
 /* ---- submitting ---- */
 
 /* False: there are no reapers to push it to. */
-TDI_HOT static bool push(struct td_engine *engine, struct td_work *work)
+TDI_HOT static bool push(struct td_engine *engine, struct td_work *work,
+			 struct tdi_queue *queue)
 {
 	/* Inside the gate the engine outlives the work: the reapers may finish it, and
 	 * its owner destroy the engine, before tdi_queue_push returns. */
 	if (engine->nr_reapers == 0 || !tdi_gate_enter(&engine->gate))
 		return false;
-	tdi_queue_push(tdi_queues_here(&engine->queues), work);
+	tdi_queue_push(queue, work);
 	tdi_gate_leave(&engine->gate);
 	return true;
 }
 
-TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+static void run_instead(struct td_engine *engine, struct td_work *work)
 {
-	tdi_work_begin(engine, work);
-	if (push(engine, work))
-		return;
 	/* The work's owner may hold the last reference, and drop it in done(). */
 	tdi_engine_get(engine);
 	if (!tdi_work_run_here(engine, work, TDI_ROLE_CALLER))
 		tdi_work_finish(engine, work, -EAGAIN);
 	tdi_engine_put(engine);
+}
+
+TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+{
+	tdi_work_begin(engine, work);
+	if (!push(engine, work, tdi_queues_here(&engine->queues)))
+		run_instead(engine, work);
+}
+
+void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
+			   struct td_work *whole, struct tdi_queue *queue)
+{
+	tdi_work_begin_part(engine, part, whole);
+	atomic_store_explicit(&part->tdi_at_home, 1, memory_order_relaxed);
+	if (!push(engine, part, queue))
+		run_instead(engine, part);
 }
 
 int tdi_engine_run(struct td_engine *engine, struct td_work *work)
@@ -285,7 +299,7 @@ int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
 
 	tdi_engine_get(engine);
 	if (!tdi_work_run_here(engine, work, role)) {
-		if (push(engine, work))
+		if (push(engine, work, tdi_queues_here(&engine->queues)))
 			err = -EINPROGRESS;
 		else
 			tdi_work_finish(engine, work, -EAGAIN);
@@ -299,7 +313,7 @@ int td_engine_submit(td_engine *given, struct td_work *work)
 	struct td_engine *engine;
 	int err;
 
-	if (!work || !work->ops || !work->ops->slice)
+	if (!work || !work->ops || !work->ops->slice || work->weight > TDI_WEIGHT_MAX)
 		return -EINVAL;
 	err = tdi_engine_resolve(given, &engine);
 	if (err)

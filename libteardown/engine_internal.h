@@ -97,6 +97,11 @@ void tdi_engine_put(struct td_engine *engine);
 /* Submits without checks: the work is set up and not queued. See td_engine_submit. */
 void tdi_engine_queue(struct td_engine *engine, struct td_work *work);
 
+/* The same for a part of a work that is being run, whose cost it takes over. Queued at
+ * the given place, as one that belongs there. */
+void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
+			   struct td_work *whole, struct tdi_queue *queue);
+
 /*
  * Runs the whole work in the caller instead. 0, or -EINPROGRESS: it had to pause for
  * long, and has been left to the reapers.
@@ -117,6 +122,8 @@ bool tdi_engine_is_reaper(const struct td_engine *engine);
 /* Marks a work as queued and counts it in. False: it was queued already. */
 bool tdi_work_claim(struct td_work *work);
 void tdi_work_begin(struct td_engine *engine, struct td_work *work);
+void tdi_work_begin_part(struct td_engine *engine, struct td_work *part,
+			 struct td_work *whole);
 
 /*
  * Runs one slice and counts it. node: whose reaper runs it, for a work that belongs
@@ -136,7 +143,15 @@ struct tdi_reaping {
 	struct tdi_reaping *outer;
 	enum tdi_role role;	   /* the caller's unless set after entering */
 	struct tdi_reaper *reaper; /* or NULL */
+	unsigned how;		   /* enum tdi_reaping_how */
 };
+
+/* For the work that runs: in what way the innermost of them does. */
+enum tdi_reaping_how {
+	TDI_REAPING_BESIDE = 1u << 0,	   /* whoever runs the work, who ends it */
+	TDI_REAPING_KEEP_SHARED = 1u << 1, /* shared memory is left to others */
+};
+unsigned tdi_reaping_how(void);
 void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine);
 void tdi_reaping_leave(struct tdi_reaping *here);
 const struct tdi_reaping *tdi_reaping_now(void); /* the innermost; NULL: none */
@@ -150,6 +165,12 @@ int tdi_engine_drain(struct td_engine *engine, uint64_t deadline_ns);
 
 /* Runs one slice of whatever is in turn, in the caller. False: nothing is. */
 bool tdi_reaper_help(struct td_engine *engine);
+
+/* The same of a work that waits and for which match says so. What its slice returned, or
+ * -ENOENT: none does. And how many there are. */
+unsigned tdi_reaper_count(struct td_engine *engine, tdi_queue_match *match, void *arg);
+int tdi_reaper_join(struct td_engine *engine, tdi_queue_match *match, void *arg,
+		    unsigned how);
 
 /* Returns when all of them are ready for work, or with -errno and some running. */
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers);

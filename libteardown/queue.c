@@ -56,8 +56,34 @@ TDI_HOT static void signal_one(struct tdi_queue *queue)
 		tdi_sys_futex_wake(&queue->signal, 1);
 }
 
+static bool has_no_home(const struct td_work *work)
+{
+	return !atomic_load_explicit(&work->tdi_at_home, memory_order_relaxed);
+}
+
+/* seq_cst: pairs with the sleeper's count-then-look in tdi_queue_take. */
+static bool has_sleepers(struct tdi_queue *queue)
+{
+	return atomic_load_explicit(&queue->sleepers, memory_order_seq_cst) > 0;
+}
+
+/* G3, G5. others_too: a sleeper of another queue will do, where there is none here. */
+static void wake(struct tdi_queue *queue, bool others_too)
+{
+	struct tdi_queue *at = queue;
+
+	if (others_too) {
+		while (!has_sleepers(at) && at->next != queue)
+			at = at->next;
+	}
+	signal_one(queue);
+	if (at != queue)
+		signal_one(at);
+}
+
 TDI_HOT void tdi_queue_push(struct tdi_queue *queue, struct td_work *work)
 {
+	bool others_too = queue->steals && has_no_home(work);
 	struct cds_wfcq_node *node = node_of(work);
 
 	work->tdi_queue = queue;
@@ -65,7 +91,10 @@ TDI_HOT void tdi_queue_push(struct tdi_queue *queue, struct td_work *work)
 	tdi_tsan_release(queue);
 	cds_wfcq_enqueue(&queue->inbox_head, &queue->inbox_tail, node);
 	/* The work may be finished and freed from here on. */
-	signal_one(queue);
+	if (tdi_likely(!others_too))
+		signal_one(queue);
+	else
+		wake(queue, true);
 }
 
 /* Under the lock. A pusher that is half-way is left alone: it has yet to signal (G2). */
@@ -117,11 +146,6 @@ static struct td_work *pop_ready(struct tdi_queue *queue, tdi_turns_filter *may_
 	return work;
 }
 
-static bool has_no_home(const struct td_work *work)
-{
-	return !atomic_load_explicit(&work->tdi_at_home, memory_order_relaxed);
-}
-
 /* Under the lock: more than its own reapers will soon have done. */
 static bool has_much(const struct tdi_queue *queue)
 {
@@ -161,24 +185,6 @@ static bool has_for_others(const struct tdi_queue *queue)
 	       (has_much(queue) || tdi_turns_has(&queue->ready, has_no_home));
 }
 
-/* seq_cst: pairs with the sleeper's count-then-look in tdi_queue_take. */
-static bool has_sleepers(struct tdi_queue *queue)
-{
-	return atomic_load_explicit(&queue->sleepers, memory_order_seq_cst) > 0;
-}
-
-/* G3, G5. */
-static void wake_another(struct tdi_queue *queue, bool others_too)
-{
-	struct tdi_queue *at = queue;
-
-	if (others_too) {
-		while (!has_sleepers(at) && at->next != queue)
-			at = at->next;
-	}
-	signal_one(at);
-}
-
 struct td_work *tdi_queue_take(struct tdi_queue *queue)
 {
 	struct td_work *work = NULL;
@@ -213,7 +219,7 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue)
 	for_others = !queue->stopped && left_something && has_for_others(queue);
 	pthread_mutex_unlock(&queue->lock);
 	if (left_something)
-		wake_another(queue, for_others);
+		wake(queue, for_others);
 	return work;
 }
 
@@ -372,4 +378,87 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue)
 	if (work)
 		tdi_work_list_remove(&queue->parked, work);
 	return work;
+}
+
+void tdi_queue_nudge(struct tdi_queue *queue)
+{
+	signal_one(queue);
+}
+
+static struct td_work *find(struct td_work *list, tdi_queue_match *match, void *arg)
+{
+	struct td_work *work = list;
+
+	while (work && !match(work, arg))
+		work = work->tdi_next == list ? NULL : work->tdi_next;
+	return work;
+}
+
+/* Under the lock: as if it were its turn, or its pause had ended. */
+static struct td_work *pop_that(struct tdi_queue *queue, tdi_queue_match *match,
+				void *arg)
+{
+	struct td_work *work = find(queue->ready.small, match, arg);
+
+	if (!work)
+		work = find(queue->ready.large, match, arg);
+	if (work) {
+		tdi_turns_remove(&queue->ready, work);
+		work->tdi_had_slice = true;
+	} else {
+		work = find(queue->parked, match, arg);
+		if (!work)
+			return NULL;
+		tdi_work_list_remove(&queue->parked, work);
+	}
+	work->tdi_running++;
+	queue->running++;
+	if (work->tdi_running < work->tdi_limit)
+		tdi_turns_add(&queue->ready, work);
+	return work;
+}
+
+struct td_work *tdi_queue_take_that(struct tdi_queue *queue, tdi_queue_match *match,
+				    void *arg)
+{
+	struct tdi_queue *at = queue;
+	struct td_work *work;
+
+	do {
+		pthread_mutex_lock(&at->lock);
+		empty_inbox(at);
+		work = pop_that(at, match, arg);
+		pthread_mutex_unlock(&at->lock);
+		at = at->next;
+	} while (!work && at != queue);
+	return work;
+}
+
+static unsigned count(struct td_work *list, tdi_queue_match *match, void *arg)
+{
+	struct td_work *work = list;
+	unsigned matching = 0;
+
+	while (work) {
+		matching += match(work, arg);
+		work = work->tdi_next == list ? NULL : work->tdi_next;
+	}
+	return matching;
+}
+
+unsigned tdi_queue_count(struct tdi_queue *queue, tdi_queue_match *match, void *arg)
+{
+	struct tdi_queue *at = queue;
+	unsigned matching = 0;
+
+	do {
+		pthread_mutex_lock(&at->lock);
+		empty_inbox(at);
+		matching += count(at->ready.small, match, arg) +
+			    count(at->ready.large, match, arg) +
+			    count(at->parked, match, arg);
+		pthread_mutex_unlock(&at->lock);
+		at = at->next;
+	} while (at != queue);
+	return matching;
 }

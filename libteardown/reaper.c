@@ -14,6 +14,11 @@ void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine)
 	reaping = here;
 }
 
+unsigned tdi_reaping_how(void)
+{
+	return reaping ? reaping->how : 0;
+}
+
 void tdi_reaping_leave(struct tdi_reaping *here)
 {
 	reaping = here->outer;
@@ -70,9 +75,10 @@ static int node_to_tell(const struct td_engine *engine, const struct td_work *wo
 	return (int)queue->node;
 }
 
-/* queue: of the reaper that runs it; NULL: in the place of one. */
-static void run_slice(struct td_engine *engine, struct td_work *work,
-		      struct tdi_queue *queue)
+/* queue: of the reaper that runs it; NULL: in the place of one. What the slice returned.
+ */
+static int run_slice(struct td_engine *engine, struct td_work *work,
+		     struct tdi_queue *queue)
 {
 	struct tdi_queue *from = tdi_queue_of(work);
 	int node = queue ? node_to_tell(engine, work, queue) : TDI_NODE_UNKNOWN;
@@ -84,6 +90,9 @@ static void run_slice(struct td_engine *engine, struct td_work *work,
 					  memory_order_relaxed);
 	if (tdi_queue_give(from, work, result, &end))
 		tdi_work_finish(engine, work, work->tdi_status);
+	else if (!queue) /* a reaper may have looked meanwhile, and sleep */
+		tdi_queue_nudge(from);
+	return result;
 }
 
 static void *reap(void *arg)
@@ -99,24 +108,59 @@ static void *reap(void *arg)
 	here.reaper = reaper;
 	settle_in(reaper);
 	while ((work = tdi_queue_take(queue)) != NULL)
-		run_slice(engine, work, queue);
+		(void)run_slice(engine, work, queue);
 	tdi_reaping_leave(&here);
 	return NULL;
 }
 
+static bool any(const struct td_work *work, void *arg)
+{
+	(void)work;
+	(void)arg;
+	return true;
+}
+
+int tdi_reaper_join(struct td_engine *engine, tdi_queue_match *match, void *arg,
+		    unsigned how)
+{
+	struct tdi_queue *queue = tdi_queues_here(&engine->queues);
+	struct tdi_reaping here;
+	struct td_work *work;
+	int result = -ENOENT;
+
+	/* Inside the gate the reapers stay, to whom the work is given back. */
+	if (!tdi_gate_enter(&engine->gate))
+		return -ENOENT;
+	work = match == any ? tdi_queue_try_take(queue)
+			    : tdi_queue_take_that(queue, match, arg);
+	if (work) {
+		tdi_reaping_enter(&here, engine);
+		here.role = TDI_ROLE_HELPER;
+		here.how = how;
+		tdi_trace_help(engine->name, TDI_HELP_SLICE, 1);
+		result = run_slice(engine, work, NULL);
+		tdi_reaping_leave(&here);
+		if (result < 0)
+			result = TD_WORK_DONE;
+	}
+	tdi_gate_leave(&engine->gate);
+	return result;
+}
+
+unsigned tdi_reaper_count(struct td_engine *engine, tdi_queue_match *match, void *arg)
+{
+	unsigned matching;
+
+	if (!tdi_gate_enter(&engine->gate))
+		return 0;
+	matching = tdi_queue_count(tdi_queues_here(&engine->queues), match, arg);
+	tdi_gate_leave(&engine->gate);
+	return matching;
+}
+
 bool tdi_reaper_help(struct td_engine *engine)
 {
-	struct td_work *work = tdi_queue_try_take(tdi_queues_here(&engine->queues));
-	struct tdi_reaping here;
-
-	if (!work)
-		return false;
-	tdi_reaping_enter(&here, engine);
-	here.role = TDI_ROLE_HELPER;
-	tdi_trace_help(engine->name, TDI_HELP_SLICE, 1);
-	run_slice(engine, work, NULL);
-	tdi_reaping_leave(&here);
-	return true;
+	return tdi_reaper_join(engine, any, NULL, 0) >= 0;
 }
 
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers)

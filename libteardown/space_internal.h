@@ -57,7 +57,10 @@ struct td_space {
 	struct tdi_doomed_owner evicted;
 
 	struct td_work work;
+	/* Who runs slices of it beside those to whom it was given: space_release.c. */
+	_Atomic(uint32_t) beside;
 	struct tdi_doom doom;
+	struct tdi_space_nodes *nodes; /* NULL on one node: see space_nodes.c */
 	struct tdi_events events;
 	_Atomic(uint32_t) gone_calls; /* enum tdi_calls: the callbacks for "gone" */
 	/* Written before their event is raised, read after it. */
@@ -89,6 +92,40 @@ void tdi_space_overtake(struct td_space *space);
 /* Runs the work, which has been begun, in the caller, and waits for what was evicted
  * before. As td_space_put_sync(); the caller holds a count. */
 int tdi_space_tear_down(struct td_space *space, enum tdi_role role);
+
+/* From here on others may run slices beside the caller, who has begun the work. */
+void tdi_space_beside_open(struct td_space *space);
+/* No more will, and none does when it returns. */
+void tdi_space_beside_close(struct td_space *space);
+/* While one does: waits, until one leaves or the deadline. */
+void tdi_space_beside_wait(struct td_space *space, uint64_t deadline_ns);
+
+/* Is the range one that was evicted from the space? */
+bool tdi_space_evicted(const struct td_space *space,
+		       const struct tdi_doomed_owner *owner);
+
+/* A doom of the space's extents; and what to do once it is through: a part has ended. */
+void tdi_space_doom_init(struct td_space *space, struct tdi_doom *doom);
+void tdi_space_doom_done(struct td_space *space, struct tdi_doom *doom, int status);
+
+/* Where the engine has several queues, room for a doom on each. 0, -ENOMEM. */
+int tdi_space_nodes_make(struct td_space *space);
+void tdi_space_nodes_free(struct td_space *space);
+
+/* What a work is to release, if it is one of those. */
+struct tdi_doom *tdi_space_nodes_doom(struct td_space *space, const struct td_work *work);
+
+/*
+ * At the start of a slice: hands what lies on other nodes to works of their own. 0: go
+ * on; or what the slice is to return.
+ */
+int tdi_space_nodes_sort(struct td_space *space, struct td_slice *slice);
+
+/* Adds what its works did so far. */
+void tdi_space_nodes_count(struct td_space *space, uint64_t *slices, uint64_t *cpu_ns);
+
+/* The work has ended: what it was about to hand out is its own again. */
+void tdi_space_nodes_give_up(struct td_space *space);
 
 /* The last count has been dropped: frees it. */
 void tdi_space_end(struct td_space *space);

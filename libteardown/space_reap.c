@@ -56,6 +56,7 @@ void tdi_space_hand_over(struct td_space *space)
 	}
 	/* From here on a drain of the engine waits for it. */
 	tdi_work_begin(space->engine, &space->work);
+	tdi_space_beside_open(space);
 	tell(attached, HANDED);
 }
 

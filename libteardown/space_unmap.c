@@ -185,6 +185,16 @@ static void region_done(struct tdi_doomed_owner *owner, int status, uint64_t ref
 	tdi_space_part_ends(space, status, refused);
 }
 
+bool tdi_space_evicted(const struct td_space *space, const struct tdi_doomed_owner *owner)
+{
+	if (owner == &space->evicted)
+		return true;
+	return owner && owner->done == region_done &&
+	       ((const struct tdi_region *)((const char *)owner -
+					    offsetof(struct tdi_region, owner)))
+			       ->space == space;
+}
+
 struct run_evict {
 	struct tdi_evict evict;
 	struct td_space *space;

@@ -61,6 +61,7 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 
 int td_space_stats(td_space *space, struct td_space_stats *ret)
 {
+	struct td_space_stats now;
 	int err = tdi_space_check(space);
 	bool gone, reclaimed;
 	uint64_t mapped, released;
@@ -72,7 +73,7 @@ int td_space_stats(td_space *space, struct td_space_stats *ret)
 	gone = tdi_events_happened(&space->events, TD_EVENT_GONE);
 	mapped = load(&space->bytes_mapped);
 	released = load(&space->bytes_reclaimed);
-	*ret = (struct td_space_stats){
+	now = (struct td_space_stats){
 		.users = tdi_ref_read(&space->users),
 		.count = tdi_ref_read(&space->count),
 		.regions = load(&space->regions),
@@ -86,6 +87,9 @@ int td_space_stats(td_space *space, struct td_space_stats *ret)
 		.put_to_reclaimed_ns =
 			reclaimed ? space->reclaimed_ns - space->put_ns : 0,
 	};
+	if (space->nodes)
+		tdi_space_nodes_count(space, &now.slices, &now.cpu_ns);
+	*ret = now;
 	return 0;
 }
 

@@ -21,7 +21,7 @@ TDI_HOT bool tdi_work_claim(struct td_work *work)
 					memory_order_seq_cst) == WORK_IDLE;
 }
 
-TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
+TDI_HOT static void begin(struct td_engine *engine, struct td_work *work, uint64_t left)
 {
 	work->tdi_limit = work->parallel > 0 ? work->parallel : 1;
 	work->tdi_running = 0;
@@ -34,16 +34,21 @@ TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
 	atomic_store_explicit(&work->tdi_at_home, 0, memory_order_relaxed);
 	atomic_store_explicit(&work->tdi_slices, 0, memory_order_relaxed);
 	atomic_store_explicit(&work->tdi_cpu_ns, 0, memory_order_relaxed);
-	atomic_store_explicit(&work->tdi_left, work->cost, memory_order_relaxed);
+	atomic_store_explicit(&work->tdi_left, left, memory_order_relaxed);
 
 	atomic_fetch_add_explicit(&engine->works_submitted, 1, memory_order_relaxed);
+}
+
+TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
+{
 	atomic_fetch_add_explicit(&engine->bytes_pending, work->cost,
 				  memory_order_relaxed);
+	begin(engine, work, work->cost);
 	work->tdi_epoch = (unsigned char)tdi_pending_begin(&engine->pending, 1);
 }
 
-/* Takes at most what is left of the work's cost out of the engine's pending bytes. */
-static void settle(struct td_engine *engine, struct td_work *work, uint64_t bytes)
+/* At most what is left of the work's cost: how much it was. */
+static uint64_t take_cost(struct td_work *work, uint64_t bytes)
 {
 	uint64_t left = atomic_load_explicit(&work->tdi_left, memory_order_relaxed);
 	uint64_t part;
@@ -53,7 +58,23 @@ static void settle(struct td_engine *engine, struct td_work *work, uint64_t byte
 	} while (!atomic_compare_exchange_weak_explicit(&work->tdi_left, &left,
 							left - part, memory_order_relaxed,
 							memory_order_relaxed));
-	atomic_fetch_sub_explicit(&engine->bytes_pending, part, memory_order_relaxed);
+	return part;
+}
+
+void tdi_work_begin_part(struct td_engine *engine, struct td_work *part,
+			 struct td_work *whole)
+{
+	begin(engine, part, take_cost(whole, part->cost));
+	/* Who waits for the whole waits for its parts. */
+	part->tdi_epoch = whole->tdi_epoch;
+	tdi_pending_join(&engine->pending, part->tdi_epoch, 1);
+}
+
+/* Takes it out of the engine's pending bytes. */
+static void settle(struct td_engine *engine, struct td_work *work, uint64_t bytes)
+{
+	atomic_fetch_sub_explicit(&engine->bytes_pending, take_cost(work, bytes),
+				  memory_order_relaxed);
 }
 
 /* Other works wait no longer for what the host does here than for a slice, by their

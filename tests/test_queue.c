@@ -235,8 +235,8 @@ START_TEST(trying_to_take_does_not_wait)
 	ck_assert_ptr_eq(tdi_queue_try_take(queue), &work);
 	ck_assert(!give(queue, &work, TD_WORK_MORE, 1, 0));
 	tdi_queue_push(queue, &other);
-	ck_assert_ptr_eq(tdi_queue_try_take(queue), &work);
 	ck_assert_ptr_eq(tdi_queue_try_take(queue), &other);
+	ck_assert_ptr_eq(tdi_queue_try_take(queue), &work);
 	ck_assert(give(queue, &work, TD_WORK_DONE, 1, 0));
 	ck_assert(give(queue, &other, TD_WORK_DONE, 1, 0));
 }

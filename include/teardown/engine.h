@@ -274,10 +274,10 @@ void td_work_init(struct td_work *work, const struct td_work_ops *ops, uint64_t 
  *   engine  NULL = the default engine
  *   work    stays the caller's and must not be touched until done() is called
  *
- * Returns 0; -EINVAL: no work, ops or slice function; -EBUSY: the work is queued
- * already; -ECHILD; and -ENOMEM when the default engine could not be made. On failure
- * the work is unchanged.
- * Context: any thread, callbacks included; no RCU registration needed.
+ * Returns 0; -EINVAL: no work, ops or slice function, or a weight beyond 10000; -EBUSY:
+ * the work is queued already; -ECHILD; and -ENOMEM when the default engine could not be
+ * made. On failure the work is unchanged. Context: any thread, callbacks included; no RCU
+ * registration needed.
  */
 int td_engine_submit(td_engine *engine, struct td_work *work);
 

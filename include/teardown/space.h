@@ -138,6 +138,31 @@ int td_space_reap(td_space *space, unsigned flags, int64_t timeout_ns);
  */
 int td_space_reap_cancel(td_space *space);
 
+enum td_release_flags {
+	/* Leaves shared memory (TD_KIND_SHARED) to those whose it is to free it. (C4) */
+	TD_RELEASE_KEEP_SHARED = 1u << 0,
+};
+
+/*
+ * Frees the memory of a dying space now, in the caller, beside whoever is at it already:
+ * reapers, which may have much else to do, the thread that is attached, or one in
+ * td_space_put_sync(). Ranges that were unmapped before are among it. Nothing is freed
+ * twice. The teardown's callbacks may run in the caller.
+ *
+ *   space  its last user has gone; the caller holds a count, or holds it lazily
+ *   flags  enum td_release_flags
+ *
+ * Returns 0: all of it has been reclaimed, by whomever (with TD_RELEASE_KEEP_SHARED: all
+ * but shared memory has been released); -EAGAIN: a part is still in others' hands, or
+ * could not be freed for now, or all has been released and whoever runs the teardown has
+ * yet to say so; -EINVAL: NULL, unknown flags, or the space has users; -ECHILD. How the
+ * teardown ended is for td_space_wait() to tell.
+ * Context: blocks for as long as what it frees takes, and then for 10 ms at most, for
+ * what others have in hand; on a reaper or in a callback it does not wait for them. Not
+ * inside a read-side critical section. (rows C3, C4)
+ */
+int td_space_release(td_space *space, unsigned flags);
+
 /*
  * Take and give back a count: it keeps the object, never its memory (row A4). The
  * caller of grab holds a user or a count. The object is freed with the last count.

@@ -5,7 +5,7 @@
 # first one is the kernel's, so that its messages are never in the middle of a line.
 #
 #   begin NAME, then "o LINE" for each line of its output and "e LINE" of its errors,
-#   end NAME STATUS; and when all have run: done
+#   end NAME STATUS TIME; "late NAME" where there was no time; and after all: done
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -22,9 +22,15 @@ exec 3>/dev/ttyS1
 
 # Whom tests may need to know in a guest: what is missing here is a failure.
 export TDT_GUEST=1
-limit=$(sed -n 's/.*\bprogram_seconds=\([0-9]*\).*/\1/p' /proc/cmdline)
+of_cmdline() { sed -n "s/.*\b$1=\([0-9]*\).*/\1/p" /proc/cmdline; }
+limit=$(of_cmdline program_seconds)
+spare=$(of_cmdline spare_seconds)
 
-while read -r name; do
+while read -r name kind; do
+	if [ "$kind" = spare ] && [ "$(cut -d. -f1 /proc/uptime)" -ge "$spare" ]; then
+		echo "late $name" >&3
+		continue
+	fi
 	echo "begin $name" >&3
 	cd /tmp || exit 1
 	timeout -s KILL "$limit" "/programs/$name" >/run/out 2>/run/err
@@ -36,7 +42,7 @@ while read -r name; do
 	sed 's/^/e /' /run/err >&3
 	echo "end $name $status $(cut -d' ' -f1 /proc/uptime)" >&3
 done </programs/order
-echo done >&3
+echo 'done' >&3
 # Closing waits until all is sent.
 exec 3>&-
 poweroff -f
