@@ -77,6 +77,7 @@ static void engine_free(struct td_engine *engine)
 {
 	tdi_retire_destroy(engine);
 	tdi_placement_destroy(&engine->placement);
+	tdi_progress_destroy(&engine->progress);
 	tdi_grace_destroy(&engine->grace);
 	pthread_mutex_destroy(&engine->shrinkers.lock);
 	tdi_queues_free(&engine->queues);
@@ -142,6 +143,7 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	tdi_budget_init(engine, opts->budget, opts->budget_policy);
 
 	tdi_grace_init(&engine->grace);
+	tdi_progress_init(&engine->progress);
 	pthread_mutex_init(&engine->shrinkers.lock, NULL);
 
 	err = tdi_placement_init(&engine->placement, opts);
@@ -377,6 +379,7 @@ int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout
 	tdi_grace_stop(engine, mode == TD_EXIT_ABANDON ? 0 : deadline_ns);
 	tdi_reapers_stop(engine);
 	abandon_leftovers(engine);
+	tdi_progress_stop(engine);
 	tdi_engine_put(engine);
 	return err;
 }

@@ -13,6 +13,7 @@
 #include "grace.h"
 #include "pending.h"
 #include "placement.h"
+#include "progress.h"
 #include "queues.h"
 #include "ref.h"
 
@@ -75,6 +76,7 @@ struct td_engine {
 	/* Nearly so, and read by every put. enum td_budget_policy */
 	_Atomic(unsigned char) budget_policy;
 	unsigned nr_reapers;
+	struct tdi_progress progress;
 	struct tdi_placement placement; /* out of the way of a put */
 	struct tdi_reaper reapers[];
 };

@@ -2,6 +2,7 @@
 #include "engine_internal.h"
 #include "grace.h"
 #include "thread.h"
+#include "trace.h"
 
 #include <teardown/pressure.h>
 
@@ -104,6 +105,7 @@ int td_engine_pressure(td_engine *given, enum td_pressure level, uint64_t *ret)
 		for (struct td_shrinker *at = engine->shrinkers.first; at;
 		     at = at->tdi_next)
 			bytes += at->shrink(at, level);
+		tdi_trace_pressure(engine->name, level, bytes);
 		unlock(engine);
 	}
 	if (ret)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine_internal.h"
 #include "sys.h"
+#include "trace.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,6 +128,7 @@ static int run_one(struct td_engine *engine, struct td_work *work, unsigned how)
 	tdi_reaping_enter(&here, engine);
 	here.role = TDI_ROLE_HELPER;
 	here.how = how;
+	tdi_trace_help(engine->name, TDI_HELP_SLICE, 1);
 	result = run_slice(engine, work, NULL);
 	tdi_reaping_leave(&here);
 	return result < 0 ? TD_WORK_DONE : result;

@@ -15,6 +15,7 @@
 #include "host.h"
 #include "space_internal.h"
 #include "sys.h"
+#include "trace.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +146,10 @@ void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused)
 	if (atomic_fetch_sub_explicit(&space->parts, 1, memory_order_acq_rel) > 1)
 		return;
 	space->reclaimed_ns = tdi_sys_now_ns();
+	tdi_trace_reclaimed(
+		space, space->name,
+		atomic_load_explicit(&space->bytes_reclaimed, memory_order_relaxed),
+		space->reclaimed_ns - space->put_ns, final_status(space));
 	tdi_events_raise(&space->events, TD_EVENT_RECLAIMED);
 	tdi_events_take_calls(&space->events, TD_EVENT_RECLAIMED, call_back_reclaimed,
 			      space);
@@ -323,8 +328,10 @@ TDI_HOT static bool put_user(struct td_space *space)
 	space->put_ns = tdi_sys_now_ns();
 	space->work.cost = bytes_left(space);
 	(void)tdi_work_claim(&space->work);
+	tdi_trace_put(space, space->name, space->work.cost);
 	if (tdi_unlikely(space->flags & TD_SPACE_DETACH))
 		tdi_space_detach(space);
+	tdi_trace_gone(space, space->name, space->work.cost);
 	tdi_events_raise(&space->events, TD_EVENT_GONE);
 	return true;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine_internal.h"
 #include "sys.h"
+#include "trace.h"
 
 enum { WORK_IDLE, WORK_QUEUED };
 
@@ -91,6 +92,18 @@ static void settle(struct td_engine *engine, struct td_work *work, uint64_t byte
 		tdi_budget_give(engine, part);
 }
 
+/* Other works wait no longer for what the host does here than for a slice, by their
+ * turns; and it is charged with them. */
+static void look_in(struct td_engine *engine, uint64_t began,
+		    const struct tdi_slice_end *end)
+{
+	struct tdi_account account;
+
+	tdi_account_begin(&account);
+	tdi_progress_look_in(engine, began, began + end->took_ns, end->bytes);
+	(void)tdi_account_end(engine, &account);
+}
+
 int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		   struct tdi_slice_end *end)
 {
@@ -123,12 +136,25 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 	end->overstay = end->took_ns / engine->slice_ns;
 	if (end->overstay > 0) /* its own; and a little more is nobody's fault */
 		end->overstay--;
+	tdi_trace_slice(engine->name, work, end->bytes, end->took_ns, result);
+	if (tdi_unlikely(tdi_progress_is_due(&engine->progress, began + end->took_ns)))
+		look_in(engine, began, end);
 	return result;
+}
+
+static void tell_ended(struct td_engine *engine)
+{
+	struct tdi_account account;
+
+	tdi_account_begin(&account);
+	tdi_progress_ended(engine);
+	(void)tdi_account_end(engine, &account);
 }
 
 void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 {
 	unsigned epoch = work->tdi_epoch;
+	uint64_t done;
 	struct tdi_account account;
 
 	tdi_account_begin(&account);
@@ -140,7 +166,12 @@ void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 	if (work->ops->done)
 		work->ops->done(work, status);
 	(void)tdi_account_end(engine, &account);
-	atomic_fetch_add_explicit(&engine->works_done, 1, memory_order_relaxed);
+	/* seq_cst: O2 in progress.h. Whoever ends the last one knows of all submitted. */
+	done = atomic_fetch_add_explicit(&engine->works_done, 1, memory_order_seq_cst);
+	if (tdi_progress_was_told(&engine->progress) &&
+	    done + 1 ==
+		    atomic_load_explicit(&engine->works_submitted, memory_order_relaxed))
+		tell_ended(engine);
 	tdi_pending_end(&engine->pending, epoch, 1);
 }
 
