@@ -14,6 +14,18 @@
 #define FORK_LOCK_INITIALIZER PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP
 static pthread_rwlock_t fork_lock = FORK_LOCK_INITIALIZER;
 
+/*
+ * For so long a detach waits for a fork, and then is refused: an allocator may be
+ * unmapping with a lock of its own held, which the fork is waiting for.
+ */
+#define FORK_WAIT_NS 1000000000
+
+static bool keep_forks_out(void)
+{
+	return pthread_rwlock_tryrdlock(&fork_lock) == 0 ||
+	       tdi_sys_rdlock_until(&fork_lock, tdi_sys_deadline(FORK_WAIT_NS)) == 0;
+}
+
 void tdi_detach_before_fork(void)
 {
 	pthread_rwlock_wrlock(&fork_lock);
@@ -285,7 +297,10 @@ int tdi_detach(uintptr_t start, size_t length, const struct tdi_piece *pieces,
 		err = reserve(start, length, huge_page, &quarantine);
 	if (err)
 		return err;
-	pthread_rwlock_rdlock(&fork_lock);
+	if (!keep_forks_out()) {
+		unreserve(&quarantine);
+		return -EAGAIN;
+	}
 	err = move_pieces(&move);
 	if (!err)
 		err = unmap_refused(&move);

@@ -167,7 +167,7 @@ int tdi_evict(struct tdi_evict *evict)
 		err = -EDQUOT;
 	if (err)
 		return err;
-	doomed = tdi_doomed_take(engine);
+	doomed = tdi_doomed_take();
 	if (!doomed)
 		return -EAGAIN;
 	err = detach(&plan, &quarantine);

@@ -209,6 +209,7 @@ int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
 	space->work.parallel = UINT32_MAX;
 	space->engine = engine;
 	space->flags = opts.flags;
+	space->generation = tdi_fork_generation;
 	space->evicted = (struct tdi_doomed_owner){evicted_released, evicted_done};
 	atomic_init(&space->parts, 1); /* the work */
 	tdi_space_lazy_init(space);

@@ -88,7 +88,7 @@ static int64_t unreported(struct td_batch *batch)
 
 int td_batch_stats(td_batch *batch, struct td_batch_stats *ret)
 {
-	int err = batch ? tdi_engine_check(batch->engine) : -EINVAL;
+	int err = batch ? tdi_batch_check_process(batch) : -EINVAL;
 	int64_t bytes;
 
 	if (err)
