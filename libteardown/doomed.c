@@ -128,6 +128,8 @@ void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 	tdi_extent_init(&doomed->extent, &extent->backing, quarantine->start,
 			extent->length);
 	tdi_extent_carry_on(&doomed->extent, extent);
+	if (!quarantine->exposed)
+		doomed->extent.backing.flags |= TDI_EXTENT_NO_FORK;
 	doomed->engine = engine;
 	doomed->owner = owner;
 	doomed->quarantine = *quarantine;
