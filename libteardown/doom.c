@@ -459,6 +459,23 @@ int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
 	return progress ? TD_WORK_MORE : TD_WORK_LATER;
 }
 
+int tdi_doom_node(struct tdi_doom *doom)
+{
+	const struct tdi_extent *first;
+	uintptr_t start = 0;
+	size_t length = 0;
+
+	pthread_mutex_lock(&doom->lock);
+	first = doom->live;
+	/* What is left after that is page tables, wherever they are. */
+	if (first && first->claimed < first->length) {
+		start = first->start + first->claimed;
+		length = step_from(first, first->claimed, first->zap_pace.step);
+	}
+	pthread_mutex_unlock(&doom->lock);
+	return length > 0 ? tdi_numa_of_range(start, length) : TDI_NODE_UNKNOWN;
+}
+
 struct tdi_extent *tdi_doom_leftover(struct tdi_doom *doom)
 {
 	struct tdi_extent **list = doom->live ? &doom->live : &doom->stuck;

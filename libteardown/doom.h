@@ -25,6 +25,7 @@
 
 #include "base.h"
 #include "kind.h"
+#include "nodes.h"
 #include "pace.h"
 
 #include <pthread.h>
@@ -71,6 +72,7 @@ struct tdi_extent {
 
 struct tdi_doom {
 	const char *name; /* of the owner, for messages */
+	void *owner;	  /* of the callbacks' own */
 
 	/* Both are called with no lock held. Unmaps a part of an extent, 0 or -errno;
 	 * NULL: by munmap. And: the extent is done with, it may be freed. */
@@ -113,6 +115,9 @@ void tdi_doom_remove(struct tdi_doom *doom, struct tdi_extent *extent);
 
 /* The work's slice function: enum td_work_result. */
 int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice);
+
+/* The node that has the pages of the next step; TDI_NODE_UNKNOWN: nobody can tell. */
+int tdi_doom_node(struct tdi_doom *doom);
 
 /* When the work was abandoned: takes the extents out, one by one, NULL at the end. */
 struct tdi_extent *tdi_doom_leftover(struct tdi_doom *doom);

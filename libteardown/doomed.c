@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "doomed.h"
+#include "home.h"
 #include "host.h"
 #include "sys.h"
 
@@ -74,6 +75,8 @@ static int doomed_slice(struct td_work *work, struct td_slice *slice)
 	struct tdi_doomed *doomed = tdi_container_of(work, struct tdi_doomed, work);
 	int result;
 
+	if (tdi_home_is_elsewhere(doomed->engine, &doomed->doom, slice))
+		return TD_WORK_MORE;
 	if (!atomic_exchange_explicit(&doomed->trimmed, true, memory_order_relaxed))
 		(void)tdi_detach_trim(&doomed->quarantine, doomed->extent.length);
 	result = tdi_doom_slice(&doomed->doom, slice);
@@ -124,6 +127,7 @@ void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 {
 	td_work_init(&doomed->work, &doomed_ops, extent->length);
 	doomed->work.parallel = UINT32_MAX;
+	doomed->work.tdi_gives_memory = true;
 	tdi_doom_init(&doomed->doom, name);
 	tdi_extent_init(&doomed->extent, &extent->backing, quarantine->start,
 			extent->length);

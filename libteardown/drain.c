@@ -38,7 +38,8 @@ int td_engine_drain(td_engine *given, int64_t timeout_ns)
 /* Counted, since one whose last slice has returned is not queued, nor is it done. */
 static bool is_stuck(struct td_engine *engine)
 {
-	return tdi_queue_is_stuck(&engine->queue, tdi_pending_count(&engine->pending));
+	return tdi_queue_is_stuck(engine->queues.first,
+				  tdi_pending_count(&engine->pending));
 }
 
 int td_engine_relieve(td_engine *given)
@@ -50,7 +51,7 @@ int td_engine_relieve(td_engine *given)
 		return err;
 	tdi_grace_request(&engine->grace);
 	/* What put itself off may be possible by now. */
-	tdi_queue_unpark(&engine->queue);
+	tdi_queues_unpark(&engine->queues);
 	do {
 		for (unsigned i = 0; i < RELIEVE_ROUND_SLICES; i++) {
 			if (!tdi_reaper_help(engine))

@@ -22,7 +22,7 @@ static void engine_free(struct td_engine *engine)
 	tdi_retire_destroy(engine);
 	tdi_grace_destroy(&engine->grace);
 	pthread_mutex_destroy(&engine->shrinkers.lock);
-	tdi_queue_destroy(&engine->queue);
+	tdi_queues_free(&engine->queues);
 	free(engine);
 }
 
@@ -52,7 +52,7 @@ void tdi_engine_reset(struct td_engine *engine)
 	/* Only where the engine was the parent's: its locks are nobody's, and what it
 	 * has in its lists stays where it is. */
 	memset(engine, 0, TDI_ENGINE_RESET_SIZE);
-	tdi_queue_init(&engine->queue);
+	tdi_queues_reset(&engine->queues);
 	tdi_ref_init(&engine->refs, 1);
 	tdi_gate_init(&engine->gate);
 	tdi_grace_init(&engine->grace);
@@ -90,6 +90,12 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	if (!engine)
 		return -ENOMEM;
 	memset(engine, 0, size);
+	err = tdi_queues_make(&engine->queues, reapers,
+			      !(opts->flags & TD_ENGINE_NO_STEAL));
+	if (err) {
+		free(engine);
+		return err;
+	}
 	tdi_engine_reset(engine);
 	strncpy(engine->name, opts->name ? opts->name : "reaper",
 		sizeof(engine->name) - 1);
@@ -209,27 +215,41 @@ const char *td_version(void)
 /* ---- submitting ---- */
 
 /* False: there are no reapers to push it to. */
-TDI_HOT static bool push(struct td_engine *engine, struct td_work *work)
+TDI_HOT static bool push(struct td_engine *engine, struct td_work *work,
+			 struct tdi_queue *queue)
 {
 	/* Inside the gate the engine outlives the work: the reapers may finish it, and
 	 * its owner destroy the engine, before tdi_queue_push returns. */
 	if (engine->nr_reapers == 0 || !tdi_gate_enter(&engine->gate))
 		return false;
-	tdi_queue_push(&engine->queue, work);
+	tdi_queue_push(queue, work);
 	tdi_gate_leave(&engine->gate);
 	return true;
 }
 
-TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+static void run_instead(struct td_engine *engine, struct td_work *work)
 {
-	tdi_work_begin(engine, work);
-	if (push(engine, work))
-		return;
 	/* The work's owner may hold the last reference, and drop it in done(). */
 	tdi_engine_get(engine);
 	if (!tdi_work_run_here(engine, work))
 		tdi_work_finish(engine, work, -EAGAIN);
 	tdi_engine_put(engine);
+}
+
+TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+{
+	tdi_work_begin(engine, work);
+	if (!push(engine, work, tdi_queues_here(&engine->queues)))
+		run_instead(engine, work);
+}
+
+void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
+			   struct td_work *whole, struct tdi_queue *queue)
+{
+	tdi_work_begin_part(engine, part, whole);
+	atomic_store_explicit(&part->tdi_at_home, 1, memory_order_relaxed);
+	if (!push(engine, part, queue))
+		run_instead(engine, part);
 }
 
 int tdi_engine_run(struct td_engine *engine, struct td_work *work)
@@ -239,7 +259,7 @@ int tdi_engine_run(struct td_engine *engine, struct td_work *work)
 	tdi_work_begin(engine, work);
 	tdi_engine_get(engine);
 	if (!tdi_work_run_here(engine, work)) {
-		if (push(engine, work))
+		if (push(engine, work, tdi_queues_here(&engine->queues)))
 			err = -EINPROGRESS;
 		else
 			tdi_work_finish(engine, work, -EAGAIN);
@@ -270,7 +290,7 @@ static void abandon_leftovers(struct td_engine *engine)
 {
 	struct td_work *work;
 
-	while ((work = tdi_queue_leftover(&engine->queue)) != NULL)
+	while ((work = tdi_queues_leftover(&engine->queues)) != NULL)
 		tdi_work_finish(engine, work, -ECANCELED);
 }
 

@@ -10,7 +10,7 @@
 #include "gate.h"
 #include "grace.h"
 #include "pending.h"
-#include "queue.h"
+#include "queues.h"
 #include "ref.h"
 
 #include <pthread.h>
@@ -38,7 +38,6 @@ struct tdi_shrinkers {
 
 struct td_engine {
 	/* ---- made anew when it is restarted in a child ---- */
-	struct tdi_queue queue;
 
 	/* One reference each: the creator's right to use it, and every space. */
 	struct tdi_ref refs;
@@ -51,6 +50,7 @@ struct td_engine {
 	/* Counters, relaxed: they order nothing. */
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
 	_Atomic(uint64_t) bytes_pending, bytes_reclaimed, slices, pauses, cpu_ns;
+	_Atomic(uint64_t) slices_stolen, moves_home;
 	_Atomic(uint64_t) munmaps_deferred, munmaps_in_caller;
 	_Atomic(uint64_t) bytes_quarantined; /* now */
 	_Atomic(uint32_t) reapers_unplaced, reapers_settled;
@@ -58,6 +58,7 @@ struct td_engine {
 	_Atomic(bool) stopped; /* or being so: see td_engine_stop */
 
 	/* ---- kept then ---- */
+	struct tdi_queues queues;	  /* but for what is in them */
 	_Atomic(size_t) munmap_threshold; /* relaxed: it guards nothing */
 	struct tdi_shrinkers shrinkers;	  /* but for the lock */
 	/* Of the process whose it is: see tdi_engine_check. */
@@ -72,7 +73,7 @@ struct td_engine {
 	struct tdi_reaper reapers[];
 };
 
-#define TDI_ENGINE_RESET_SIZE offsetof(struct td_engine, munmap_threshold)
+#define TDI_ENGINE_RESET_SIZE offsetof(struct td_engine, queues)
 
 /* Of this process: the number of forks between it and the first one. */
 extern unsigned tdi_fork_generation;
@@ -100,6 +101,11 @@ void tdi_engine_put(struct td_engine *engine);
 /* Submits without checks: the work is set up and not queued. See td_engine_submit. */
 void tdi_engine_queue(struct td_engine *engine, struct td_work *work);
 
+/* The same for a part of a work that is being run, whose cost it takes over. Queued at
+ * the given place, as one that belongs there. */
+void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
+			   struct td_work *whole, struct tdi_queue *queue);
+
 /*
  * Runs the whole work in the caller instead. 0, or -EINPROGRESS: it had to pause for
  * long, and has been left to the reapers.
@@ -115,14 +121,15 @@ bool tdi_engine_is_reaper(const struct td_engine *engine);
 /* Marks a work as queued and counts it in. False: it was queued already. */
 bool tdi_work_claim(struct td_work *work);
 void tdi_work_begin(struct td_engine *engine, struct td_work *work);
+void tdi_work_begin_part(struct td_engine *engine, struct td_work *part,
+			 struct td_work *whole);
 
-struct tdi_slice_end {
-	unsigned parallel; /* as the slice said */
-	uint64_t overstay; /* how many slices' time it took beyond its own */
-};
-
-/* Runs one slice and counts it. What the slice returned. */
-int tdi_work_slice(struct td_engine *engine, struct td_work *work,
+/*
+ * Runs one slice and counts it. node: whose reaper runs it, for a work that belongs
+ * elsewhere to say so; TDI_NODE_UNKNOWN: it is run here in any case. What the slice
+ * returned.
+ */
+int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		   struct tdi_slice_end *end);
 
 /* Calls done() and counts the work out. The work may be gone when this returns. */

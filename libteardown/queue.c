@@ -7,10 +7,10 @@
 #define PAUSE_MIN_NS 1000000u
 #define PAUSE_MAX_NS 1000000000u
 
-/* How long a work can be made to wait, in slices: half an hour at 500 us. And how many
- * are looked at for one that need not, before the first gets its turn all the same. */
-#define SIT_OUT_MAX 4000000u
-#define PASSED_OVER_MAX 256u
+/* A node's reapers are left alone with what they have of its memory up to so much each:
+ * what they free in some 10 ms. Taking it from elsewhere costs more than it brings. */
+#define STEAL_BYTES ((uint64_t)128 << 20)
+#define STEAL_LOOK_AT 64u
 
 /* The public struct has a pointer where liburcu's queue wants its node. */
 _Static_assert(sizeof(struct cds_wfcq_node) == sizeof(void *), "wfcq node is a pointer");
@@ -18,39 +18,6 @@ _Static_assert(sizeof(struct cds_wfcq_node) == sizeof(void *), "wfcq node is a p
 static struct cds_wfcq_node *node_of(struct td_work *work)
 {
 	return (struct cds_wfcq_node *)(void *)&work->tdi_inbox;
-}
-
-static void list_add_tail(struct td_work **list, struct td_work *work)
-{
-	struct td_work *first = *list;
-
-	if (!first) {
-		work->tdi_next = work->tdi_prev = work;
-		*list = work;
-		return;
-	}
-	work->tdi_next = first;
-	work->tdi_prev = first->tdi_prev;
-	first->tdi_prev->tdi_next = work;
-	first->tdi_prev = work;
-}
-
-static void list_remove(struct td_work **list, struct td_work *work)
-{
-	if (work->tdi_next == work) {
-		*list = NULL;
-	} else {
-		work->tdi_prev->tdi_next = work->tdi_next;
-		work->tdi_next->tdi_prev = work->tdi_prev;
-		if (*list == work)
-			*list = work->tdi_next;
-	}
-	work->tdi_next = work->tdi_prev = NULL;
-}
-
-static bool is_listed(const struct td_work *work)
-{
-	return work->tdi_next != NULL;
 }
 
 uint64_t tdi_queue_next_pause(uint64_t pause_ns)
@@ -66,10 +33,14 @@ void tdi_queue_init(struct tdi_queue *queue)
 	atomic_init(&queue->signal, 0);
 	atomic_init(&queue->sleepers, 0);
 	pthread_mutex_init(&queue->lock, NULL);
-	queue->ready = NULL;
+	tdi_turns_init(&queue->ready);
 	queue->parked = NULL;
 	queue->running = 0;
 	queue->stopped = false;
+	queue->next = queue;
+	queue->node = 0;
+	queue->reapers = 0;
+	queue->steals = false;
 }
 
 void tdi_queue_destroy(struct tdi_queue *queue)
@@ -89,6 +60,7 @@ TDI_HOT void tdi_queue_push(struct tdi_queue *queue, struct td_work *work)
 {
 	struct cds_wfcq_node *node = node_of(work);
 
+	work->tdi_queue = queue;
 	cds_wfcq_node_init(node);
 	tdi_tsan_release(queue);
 	cds_wfcq_enqueue(&queue->inbox_head, &queue->inbox_tail, node);
@@ -106,7 +78,7 @@ static void empty_inbox(struct tdi_queue *queue)
 		if (!node || node == CDS_WFCQ_WOULDBLOCK)
 			return;
 		tdi_tsan_acquire(queue);
-		list_add_tail(&queue->ready,
+		tdi_turns_add(&queue->ready,
 			      tdi_container_of(node, struct td_work, tdi_inbox));
 	}
 }
@@ -121,8 +93,8 @@ static uint64_t unpark(struct tdi_queue *queue)
 		struct td_work *next = work == last ? NULL : work->tdi_next;
 
 		if (work->tdi_due_ns <= now) {
-			list_remove(&queue->parked, work);
-			list_add_tail(&queue->ready, work);
+			tdi_work_list_remove(&queue->parked, work);
+			tdi_turns_add(&queue->ready, work);
 		} else if (work->tdi_due_ns < next_due) {
 			next_due = work->tdi_due_ns;
 		}
@@ -131,38 +103,86 @@ static uint64_t unpark(struct tdi_queue *queue)
 	return next_due;
 }
 
-/* Under the lock: passes over those that have to sit out, within reason (G4). */
-static struct td_work *next_in_turn(struct tdi_queue *queue)
-{
-	struct td_work *first = queue->ready;
-
-	for (unsigned passed = 0; first && passed < PASSED_OVER_MAX; passed++) {
-		if (first->tdi_sit_out == 0 || first->tdi_next == first)
-			break;
-		first->tdi_sit_out--;
-		first = queue->ready = first->tdi_next;
-	}
-	return first;
-}
-
 /* Under the lock: the next in turn. Stays listed while more reapers may join it. */
-static struct td_work *pop_ready(struct tdi_queue *queue)
+static struct td_work *pop_ready(struct tdi_queue *queue, tdi_turns_filter *may_go)
 {
-	struct td_work *work = next_in_turn(queue);
+	struct td_work *work = tdi_turns_next(&queue->ready, may_go);
 
 	if (!work)
 		return NULL;
-	list_remove(&queue->ready, work);
 	work->tdi_running++;
 	queue->running++;
 	if (work->tdi_running < work->tdi_limit)
-		list_add_tail(&queue->ready, work);
+		tdi_turns_add(&queue->ready, work);
 	return work;
+}
+
+static bool has_no_home(const struct td_work *work)
+{
+	return !atomic_load_explicit(&work->tdi_at_home, memory_order_relaxed);
+}
+
+/* Under the lock: more than its own reapers will soon have done. */
+static bool has_much(const struct tdi_queue *queue)
+{
+	unsigned reapers = queue->reapers > 0 ? queue->reapers : 1;
+
+	return tdi_turns_bytes(&queue->ready, STEAL_LOOK_AT) > STEAL_BYTES * reapers;
+}
+
+/* Of another queue, what its own reapers would be long in coming to. */
+static struct td_work *take_from(struct tdi_queue *other)
+{
+	struct td_work *work;
+
+	pthread_mutex_lock(&other->lock);
+	empty_inbox(other);
+	(void)unpark(other);
+	work = pop_ready(other, has_much(other) ? NULL : has_no_home);
+	pthread_mutex_unlock(&other->lock);
+	return work;
+}
+
+static struct td_work *steal(struct tdi_queue *queue)
+{
+	struct td_work *work = NULL;
+
+	if (!queue->steals)
+		return NULL;
+	for (struct tdi_queue *at = queue->next; at != queue && !work; at = at->next)
+		work = take_from(at);
+	return work;
+}
+
+/* Under the lock: would others of the ring find something here to help with? */
+static bool has_for_others(const struct tdi_queue *queue)
+{
+	return queue->steals && queue->next != queue &&
+	       (has_much(queue) || tdi_turns_has(&queue->ready, has_no_home));
+}
+
+/* seq_cst: pairs with the sleeper's count-then-look in tdi_queue_take. */
+static bool has_sleepers(struct tdi_queue *queue)
+{
+	return atomic_load_explicit(&queue->sleepers, memory_order_seq_cst) > 0;
+}
+
+/* G3, G5. */
+static void wake_another(struct tdi_queue *queue, bool others_too)
+{
+	struct tdi_queue *at = queue;
+
+	if (others_too) {
+		while (!has_sleepers(at) && at->next != queue)
+			at = at->next;
+	}
+	signal_one(at);
 }
 
 struct td_work *tdi_queue_take(struct tdi_queue *queue)
 {
 	struct td_work *work = NULL;
+	bool left_something, for_others;
 	uint64_t due;
 
 	pthread_mutex_lock(&queue->lock);
@@ -173,32 +193,43 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue)
 		due = unpark(queue);
 		if (queue->stopped)
 			break;
-		work = pop_ready(queue);
+		work = pop_ready(queue, NULL);
 		if (work)
 			break;
-		/* seq_cst: see signal_one */
+		/* seq_cst: see signal_one. Counted before looking elsewhere, so that who
+		 * leaves something behind there sees it. */
 		atomic_fetch_add_explicit(&queue->sleepers, 1, memory_order_seq_cst);
 		pthread_mutex_unlock(&queue->lock);
-		tdi_sys_futex_wait(&queue->signal, 0, due);
+		work = steal(queue);
+		if (!work)
+			tdi_sys_futex_wait(&queue->signal, 0, due);
 		atomic_fetch_sub_explicit(&queue->sleepers, 1, memory_order_relaxed);
+		if (work) /* of another queue: whoever left it there sees to the rest */
+			return work;
 		pthread_mutex_lock(&queue->lock);
 	}
-	/* G3. When stopped, each reaper wakes the next. */
-	if (queue->stopped || queue->ready)
-		signal_one(queue);
+	/* When stopped, each reaper wakes the next. */
+	left_something = queue->stopped || !tdi_turns_is_empty(&queue->ready);
+	for_others = !queue->stopped && left_something && has_for_others(queue);
 	pthread_mutex_unlock(&queue->lock);
+	if (left_something)
+		wake_another(queue, for_others);
 	return work;
 }
 
 struct td_work *tdi_queue_try_take(struct tdi_queue *queue)
 {
+	struct tdi_queue *at = queue;
 	struct td_work *work;
 
-	pthread_mutex_lock(&queue->lock);
-	empty_inbox(queue);
-	(void)unpark(queue);
-	work = pop_ready(queue);
-	pthread_mutex_unlock(&queue->lock);
+	do {
+		pthread_mutex_lock(&at->lock);
+		empty_inbox(at);
+		(void)unpark(at);
+		work = pop_ready(at, NULL);
+		pthread_mutex_unlock(&at->lock);
+		at = at->next;
+	} while (!work && at != queue);
 	return work;
 }
 
@@ -208,38 +239,90 @@ void tdi_queue_unpark(struct tdi_queue *queue)
 
 	pthread_mutex_lock(&queue->lock);
 	while ((work = queue->parked) != NULL) {
-		list_remove(&queue->parked, work);
-		list_add_tail(&queue->ready, work);
+		tdi_work_list_remove(&queue->parked, work);
+		tdi_turns_add(&queue->ready, work);
 	}
 	pthread_mutex_unlock(&queue->lock);
+}
+
+/* Under the lock: how many works pause. */
+static unsigned parked(const struct tdi_queue *queue)
+{
+	const struct td_work *work = queue->parked;
+	unsigned works = 0;
+
+	while (work) {
+		works++;
+		work = work->tdi_next == queue->parked ? NULL : work->tdi_next;
+	}
+	return works;
 }
 
 bool tdi_queue_is_stuck(struct tdi_queue *queue, unsigned works)
 {
-	struct td_work *first, *work;
+	struct tdi_queue *at = queue;
+	unsigned pausing = 0;
 
-	pthread_mutex_lock(&queue->lock);
-	first = work = queue->parked;
-	while (work && works > 0) {
-		works--;
-		work = work->tdi_next == first ? NULL : work->tdi_next;
+	do {
+		pthread_mutex_lock(&at->lock);
+		pausing += parked(at);
+		pthread_mutex_unlock(&at->lock);
+		at = at->next;
+	} while (at != queue);
+	return pausing > 0 && pausing == works;
+}
+
+/* The queue of another node that the work belongs to, or this one. */
+static struct tdi_queue *home_of(struct tdi_queue *queue, int node)
+{
+	struct tdi_queue *at = queue;
+
+	do {
+		if ((int)at->node == node)
+			return at;
+		at = at->next;
+	} while (at != queue);
+	return queue;
+}
+
+/* Under the lock: the work is not listed, it is to be run on. True: not from here. */
+static bool list_again(struct tdi_queue *queue, struct td_work *work, int result)
+{
+	if (work->tdi_running == 0 && work->tdi_later) {
+		work->tdi_later = false;
+		work->tdi_pause_ns = tdi_queue_next_pause(work->tdi_pause_ns);
+		work->tdi_due_ns = tdi_sys_now_ns() + work->tdi_pause_ns;
+		tdi_work_list_add(&queue->parked, work);
+	} else if (work->tdi_running == 0 && work->tdi_leaves) {
+		work->tdi_leaves = false;
+		return true;
+	} else if (work->tdi_running == 0 ||
+		   (result == TD_WORK_MORE && work->tdi_running < work->tdi_limit &&
+		    !work->tdi_leaves)) {
+		tdi_turns_add(&queue->ready, work);
 	}
-	pthread_mutex_unlock(&queue->lock);
-	return first && !work && works == 0;
+	return false;
 }
 
 bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,
-		    unsigned parallel, uint64_t overstay)
+		    const struct tdi_slice_end *end)
 {
-	bool finished;
+	struct tdi_queue *home = queue;
+	bool finished, leaves = false;
 
 	pthread_mutex_lock(&queue->lock);
-	/* What came in during the slice has its turn before the work's next one: G4. */
+	/* What came in during the slice is there when the next is picked. */
 	empty_inbox(queue);
 	work->tdi_running--;
 	queue->running--;
-	work->tdi_sit_out = (unsigned)(overstay < SIT_OUT_MAX ? overstay : SIT_OUT_MAX);
-	work->tdi_limit = parallel > 0 ? parallel : 1;
+	tdi_turns_charge(&queue->ready, work, end);
+	work->tdi_limit = end->parallel > 0 ? end->parallel : 1;
+	if (end->home >= 0) {
+		home = home_of(queue, end->home);
+		atomic_store_explicit(&work->tdi_at_home, 1, memory_order_relaxed);
+		work->tdi_leaves = home != queue;
+		work->tdi_home = end->home;
+	}
 	if (result == TD_WORK_MORE) {
 		work->tdi_pause_ns = 0;
 		work->tdi_later = false;
@@ -251,24 +334,19 @@ bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,
 			work->tdi_status = result;
 	}
 	/* Off the list where nothing can be handed out until another slice returns. */
-	if (is_listed(work) && (work->tdi_exhausted || result != TD_WORK_MORE ||
-				work->tdi_running >= work->tdi_limit))
-		list_remove(&queue->ready, work);
+	if (tdi_work_is_listed(work) &&
+	    (work->tdi_exhausted || work->tdi_leaves || result != TD_WORK_MORE ||
+	     work->tdi_running >= work->tdi_limit))
+		tdi_turns_remove(&queue->ready, work);
 
 	finished = work->tdi_exhausted && work->tdi_running == 0;
-	if (!work->tdi_exhausted && !is_listed(work)) {
-		if (work->tdi_running == 0 && work->tdi_later) {
-			work->tdi_later = false;
-			work->tdi_pause_ns = tdi_queue_next_pause(work->tdi_pause_ns);
-			work->tdi_due_ns = tdi_sys_now_ns() + work->tdi_pause_ns;
-			list_add_tail(&queue->parked, work);
-		} else if (work->tdi_running == 0 ||
-			   (result == TD_WORK_MORE &&
-			    work->tdi_running < work->tdi_limit)) {
-			list_add_tail(&queue->ready, work);
-		}
-	}
+	if (!work->tdi_exhausted && !tdi_work_is_listed(work))
+		leaves = list_again(queue, work, result);
+	if (leaves) /* G6; maybe it was another slice that said where to */
+		home = home_of(queue, work->tdi_home);
 	pthread_mutex_unlock(&queue->lock);
+	if (leaves)
+		tdi_queue_push(home, work);
 	return finished;
 }
 
@@ -285,15 +363,15 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue)
 {
 	struct td_work *work;
 
-	/* No lock: nobody else is left. Parked works come back whatever their time. */
+	/* Threads that help may still be looking (tdi_queue_try_take). Parked works come
+	 * back whatever their time. */
+	pthread_mutex_lock(&queue->lock);
 	empty_inbox(queue);
-	work = queue->ready;
-	if (work) {
-		list_remove(&queue->ready, work);
-		return work;
+	work = tdi_turns_next(&queue->ready, NULL);
+	if (!work && queue->parked) {
+		work = queue->parked;
+		tdi_work_list_remove(&queue->parked, work);
 	}
-	work = queue->parked;
-	if (work)
-		list_remove(&queue->parked, work);
+	pthread_mutex_unlock(&queue->lock);
 	return work;
 }

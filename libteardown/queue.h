@@ -9,14 +9,17 @@
  *       the pusher turned the signal on after that, and nobody sleeps on it.
  *   G3  One wake is enough for any number of reapers: a taker that leaves something
  *       behind that another could run turns the signal on itself.
- *   G4  Works take turns: one that has more to do goes to the back. One whose slice took
- *       many times as long as it should sits out as many turns, so that works share the
- *       reapers by time and not by slices.
+ *   G4  Works take turns: turns.h.
+ *   G5  An engine has a queue for each NUMA node, in a ring. A taker that finds nothing
+ * on its own looks at the others, and one that leaves something behind wakes a sleeper
+ *       there when there is none here. Works that were found to belong to a node are left
+ *       to it as long as its own reapers have not much to do.
+ *   G6  A work changes queues only between slices: when none of them runs.
  */
 #ifndef TDI_QUEUE_H
 #define TDI_QUEUE_H
 
-#include "base.h"
+#include "turns.h"
 
 #include <pthread.h>
 #include <teardown/engine.h>
@@ -33,37 +36,49 @@ struct tdi_queue {
 	 * and no other lock is taken inside it. It protects all that follows. */
 	_Alignas(TDI_CACHE_LINE) pthread_mutex_t lock;
 	struct __cds_wfcq_head inbox_head;
-	struct td_work *ready;	/* circular list, first in turn, NULL when empty */
+	struct tdi_turns ready;
 	struct td_work *parked; /* circular list of works that pause */
 	unsigned running;	/* slices */
 	bool stopped;
+
+	/* Constant once there are reapers. */
+	struct tdi_queue *next; /* in the ring */
+	unsigned node, reapers; /* and how many of those take from it first */
+	bool steals;		/* these may take from others */
 };
 
-void tdi_queue_init(struct tdi_queue *queue);
+void tdi_queue_init(struct tdi_queue *queue); /* a ring of its own */
 void tdi_queue_destroy(struct tdi_queue *queue);
 
 /* Any thread. The work's limit, status and so on are set (tdi_work_prepare). */
 void tdi_queue_push(struct tdi_queue *queue, struct td_work *work);
 
-/* Reapers: blocks until there is a work to run a slice of; NULL when stopped. */
+/* Reapers: blocks until there is a work to run a slice of, here or, in need, on another
+ * queue of the ring; NULL when stopped. */
 struct td_work *tdi_queue_take(struct tdi_queue *queue);
 
-/* The same without waiting: NULL when nothing is in turn. */
+/* The same without waiting, whatever the queue: NULL when nothing is in turn. */
 struct td_work *tdi_queue_try_take(struct tdi_queue *queue);
 
-/* Ends all pauses. */
+/* Where a work that was taken is to be given back to. */
+static inline struct tdi_queue *tdi_queue_of(const struct td_work *work)
+{
+	return work->tdi_queue;
+}
+
+/* Ends all pauses on this queue. */
 void tdi_queue_unpark(struct tdi_queue *queue);
 
-/* Are there works, and do they all pause? Of so many that are not finished yet. */
+/* Are there works, and do they all pause? Of so many that are not finished yet, on all
+ * queues of the ring. */
 bool tdi_queue_is_stuck(struct tdi_queue *queue, unsigned works);
 
 /*
- * Reapers: gives a work back with what its slice returned and how many reapers could
- * share the rest. overstay: how many times as long as a slice should the last one took.
- * True: the work is finished and the caller's alone.
+ * Reapers: gives a work back with what its slice returned and came to. True: the work is
+ * finished and the caller's alone.
  */
 bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,
-		    unsigned parallel, uint64_t overstay);
+		    const struct tdi_slice_end *end);
 
 /* Makes every tdi_queue_take return NULL, now and from now on. */
 void tdi_queue_stop(struct tdi_queue *queue);

@@ -53,12 +53,30 @@ static void settle_in(struct tdi_reaper *reaper)
 	tdi_sys_futex_wake(&engine->reapers_settled, 1);
 }
 
-static void run_slice(struct td_engine *engine, struct td_work *work)
+/* What belongs to another node says so, unless it was taken from there on purpose. */
+static int node_to_tell(const struct td_engine *engine, const struct td_work *work,
+			const struct tdi_queue *queue)
 {
-	struct tdi_slice_end end;
-	int result = tdi_work_slice(engine, work, &end);
+	if (engine->queues.nr == 1 ||
+	    (tdi_queue_of(work) != queue &&
+	     atomic_load_explicit(&work->tdi_at_home, memory_order_relaxed)))
+		return TDI_NODE_UNKNOWN;
+	return (int)queue->node;
+}
 
-	if (tdi_queue_give(&engine->queue, work, result, end.parallel, end.overstay))
+/* queue: of the reaper that runs it; NULL: in the place of one. */
+static void run_slice(struct td_engine *engine, struct td_work *work,
+		      struct tdi_queue *queue)
+{
+	struct tdi_queue *from = tdi_queue_of(work);
+	int node = queue ? node_to_tell(engine, work, queue) : TDI_NODE_UNKNOWN;
+	struct tdi_slice_end end;
+	int result = tdi_work_slice(engine, work, node, &end);
+
+	if (queue && from != queue)
+		atomic_fetch_add_explicit(&engine->slices_stolen, 1,
+					  memory_order_relaxed);
+	if (tdi_queue_give(from, work, result, &end))
 		tdi_work_finish(engine, work, work->tdi_status);
 }
 
@@ -66,26 +84,27 @@ static void *reap(void *arg)
 {
 	struct tdi_reaper *reaper = arg;
 	struct td_engine *engine = reaper->engine;
+	struct tdi_queue *queue = tdi_queues_of_reaper(&engine->queues, reaper->index);
 	struct tdi_reaping here;
 	struct td_work *work;
 
 	tdi_reaping_enter(&here, engine);
 	settle_in(reaper);
-	while ((work = tdi_queue_take(&engine->queue)) != NULL)
-		run_slice(engine, work);
+	while ((work = tdi_queue_take(queue)) != NULL)
+		run_slice(engine, work, queue);
 	tdi_reaping_leave(&here);
 	return NULL;
 }
 
 bool tdi_reaper_help(struct td_engine *engine)
 {
-	struct td_work *work = tdi_queue_try_take(&engine->queue);
+	struct td_work *work = tdi_queue_try_take(tdi_queues_here(&engine->queues));
 	struct tdi_reaping here;
 
 	if (!work)
 		return false;
 	tdi_reaping_enter(&here, engine);
-	run_slice(engine, work);
+	run_slice(engine, work, NULL);
 	tdi_reaping_leave(&here);
 	return true;
 }
@@ -113,7 +132,7 @@ int tdi_reapers_start(struct td_engine *engine, unsigned reapers)
 
 void tdi_reapers_stop(struct td_engine *engine)
 {
-	tdi_queue_stop(&engine->queue);
+	tdi_queues_stop(&engine->queues);
 	for (unsigned i = 0; i < engine->nr_reapers; i++)
 		tdi_sys_thread_join(engine->reapers[i].thread);
 }

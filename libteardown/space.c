@@ -18,11 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct td_space *space_of_doom(struct tdi_doom *doom)
-{
-	return tdi_container_of(doom, struct td_space, doom);
-}
-
 static struct tdi_region *region_of(struct tdi_extent *extent)
 {
 	return tdi_container_of(extent, struct tdi_region, extent);
@@ -38,8 +33,10 @@ static int unmap(struct tdi_extent *extent, uintptr_t start, size_t length)
 /* Nobody looks regions up any more: no grace period has to pass. (B4) */
 static void forget_extent(struct tdi_doom *doom, struct tdi_extent *extent)
 {
-	atomic_fetch_sub_explicit(&space_of_doom(doom)->regions, 1, memory_order_relaxed);
-	tdi_space_forget_room(space_of_doom(doom), region_of(extent));
+	struct td_space *space = doom->owner;
+
+	atomic_fetch_sub_explicit(&space->regions, 1, memory_order_relaxed);
+	tdi_space_forget_room(space, region_of(extent));
 	tdi_region_free(region_of(extent));
 }
 
@@ -103,6 +100,11 @@ static int space_slice(struct td_work *work, struct td_slice *slice)
 		tdi_die("space '%s': torn down with %u users", space->name, users);
 	if (!call_back_first(space))
 		return TD_WORK_WAIT;
+	if (tdi_unlikely(space->nodes)) {
+		result = tdi_space_nodes_sort(space, slice);
+		if (result)
+			return result;
+	}
 	result = tdi_doom_slice(&space->doom, slice);
 	atomic_fetch_add_explicit(&space->bytes_reclaimed, slice->released,
 				  memory_order_relaxed);
@@ -149,27 +151,42 @@ static void evicted_done(struct tdi_doomed_owner *owner, int status, uint64_t re
 			    refused);
 }
 
-static void space_done(struct td_work *work, int status)
+void tdi_space_doom_init(struct td_space *space, struct tdi_doom *doom)
 {
-	struct td_space *space = tdi_container_of(work, struct td_space, work);
+	tdi_doom_init(doom, space->name);
+	doom->owner = space;
+	doom->unmap = unmap;
+	doom->extent_done = forget_extent;
+}
+
+void tdi_space_doom_done(struct td_space *space, struct tdi_doom *doom, int status)
+{
 	struct tdi_extent *extent;
 	uint64_t left = 0;
 
 	/* Left where the engine abandoned it, or had no thread to go on with it. */
-	while ((extent = tdi_doom_leftover(&space->doom)) != NULL) {
+	while ((extent = tdi_doom_leftover(doom)) != NULL) {
 		left += extent->length - extent->unmapped;
 		tdi_host_done(extent, status);
-		forget_extent(&space->doom, extent);
+		forget_extent(doom, extent);
 	}
 	if (left > 0 && status != -ECANCELED) {
-		space->doom.refused += left;
+		doom->refused += left;
 		tdi_warn("space '%s': %llu bytes of address space could not be unmapped: "
 			 "%s",
 			 space->name, (unsigned long long)left, strerrordesc_np(-status));
 	}
+	tdi_space_part_ends(space, status ? status : doom->status, doom->refused);
+}
+
+static void space_done(struct td_work *work, int status)
+{
+	struct td_space *space = tdi_container_of(work, struct td_space, work);
+
 	(void)call_back_first(space); /* abandoned before its first slice */
-	tdi_space_part_ends(space, status ? status : space->doom.status,
-			    space->doom.refused);
+	if (tdi_unlikely(space->nodes))
+		tdi_space_nodes_give_up(space);
+	tdi_space_doom_done(space, &space->doom, status);
 }
 
 static const struct td_work_ops space_work_ops = {
@@ -203,13 +220,18 @@ int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
 	strncpy(space->name, opts.name ? opts.name : "space", sizeof(space->name) - 1);
 	tdi_events_init(&space->events);
 	td_work_init(&space->work, &space_work_ops, 0);
-	tdi_doom_init(&space->doom, space->name);
-	space->doom.unmap = unmap;
-	space->doom.extent_done = forget_extent;
+	tdi_space_doom_init(space, &space->doom);
 	space->work.parallel = UINT32_MAX;
+	space->work.weight = opts.weight;
+	space->work.tdi_gives_memory = true;
 	space->engine = engine;
 	space->flags = opts.flags;
 	space->generation = tdi_fork_generation;
+	if (engine->queues.nr > 1 && tdi_space_nodes_make(space)) {
+		tdi_doom_destroy(&space->doom);
+		free(space);
+		return -ENOMEM;
+	}
 	space->evicted = (struct tdi_doomed_owner){evicted_released, evicted_done};
 	atomic_init(&space->parts, 1); /* the work */
 	tdi_space_lazy_init(space);
@@ -229,6 +251,8 @@ static void space_free(struct td_space *space)
 	pthread_mutex_destroy(&space->map_lock);
 	pthread_cond_destroy(&space->settled);
 	tdi_doom_destroy(&space->doom);
+	if (space->nodes)
+		tdi_space_nodes_free(space);
 	free(space);
 	tdi_engine_put(engine);
 }

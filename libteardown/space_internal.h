@@ -49,6 +49,7 @@ struct td_space {
 
 	struct td_work work;
 	struct tdi_doom doom;
+	struct tdi_space_nodes *nodes; /* NULL on one node: see space_nodes.c */
 	struct tdi_events events;
 	_Atomic(uint32_t) gone_calls; /* enum tdi_calls: the callbacks for "gone" */
 	/* Written before their event is raised, read after it. */
@@ -69,6 +70,23 @@ static inline int tdi_space_check(const struct td_space *space)
 /* Another part is to end; it has ended, with what status and how many bytes left. */
 void tdi_space_part_begins(struct td_space *space);
 void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused);
+
+/* A doom of the space's extents; and what to do once it is through: a part has ended. */
+void tdi_space_doom_init(struct td_space *space, struct tdi_doom *doom);
+void tdi_space_doom_done(struct td_space *space, struct tdi_doom *doom, int status);
+
+/* Where the engine has several queues, room for a doom on each. 0, -ENOMEM. */
+int tdi_space_nodes_make(struct td_space *space);
+void tdi_space_nodes_free(struct td_space *space);
+
+/*
+ * At the start of a slice: hands what lies on other nodes to works of their own. 0: go
+ * on; or what the slice is to return.
+ */
+int tdi_space_nodes_sort(struct td_space *space, struct td_slice *slice);
+
+/* The work has ended: what it was about to hand out is its own again. */
+void tdi_space_nodes_give_up(struct td_space *space);
 
 /* The last count has been dropped: frees it. */
 void tdi_space_end(struct td_space *space);

@@ -33,6 +33,8 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 		.munmaps_in_caller = load(&engine->munmaps_in_caller),
 		.bytes_quarantined = load(&engine->bytes_quarantined),
 		.slices = load(&engine->slices),
+		.slices_stolen = load(&engine->slices_stolen),
+		.moves_home = load(&engine->moves_home),
 		.pauses = load(&engine->pauses),
 		.cpu_ns = load(&engine->cpu_ns),
 		.grace_periods = load(&engine->grace.periods),
@@ -140,7 +142,7 @@ static int finish(struct text *text, char *buf, size_t size, size_t *ret)
 }
 
 /* Room for any of the objects: 20 digits and 30 bytes of name for each counter. */
-#define TDI_JSON_SIZE 1024
+#define TDI_JSON_SIZE 4096
 
 int td_engine_stats_json(td_engine *engine, char *buf, size_t size, size_t *ret)
 {

@@ -376,6 +376,23 @@ int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns)
 	return -pthread_rwlock_clockwrlock(lock, CLOCK_MONOTONIC, &until);
 }
 
+int tdi_sys_node(unsigned *ret)
+{
+	unsigned cpu;
+	int err = fault(TDI_SYS_getcpu, NULL, 0, 0);
+
+	return err ? err : (int)TDI_ERRNO(getcpu(&cpu, ret));
+}
+
+int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret)
+{
+	int err = fault(TDI_SYS_move_pages, addrs[0], pages, 0);
+
+	return err ? err
+		   : (int)TDI_ERRNO(syscall(SYS_move_pages, 0, (unsigned long)pages,
+					    addrs, NULL, ret, 0));
+}
+
 int tdi_sys_membarrier(int command)
 {
 	int err = fault(TDI_SYS_membarrier, NULL, 0, command);

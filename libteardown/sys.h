@@ -42,6 +42,8 @@
 	X(thread_sched)                                                                  \
 	X(thread_key)                                                                    \
 	X(thread_set)                                                                    \
+	X(getcpu)                                                                        \
+	X(move_pages)                                                                    \
 	X(membarrier)
 
 #define TDI_SYS_ENUM_(name) TDI_SYS_##name,
@@ -114,6 +116,11 @@ int tdi_sys_rdlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns);
 int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns);
 
 int tdi_sys_membarrier(int command);
+
+/* The NUMA node that the calling thread runs on. */
+int tdi_sys_node(unsigned *ret);
+/* Of each page the node that holds it, or a negative errno: -ENOENT, not resident. */
+int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret);
 
 uint64_t tdi_sys_now_ns(void); /* CLOCK_MONOTONIC */
 uint64_t tdi_sys_cpu_ns(void); /* CPU time of the calling thread */

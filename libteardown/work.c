@@ -20,27 +20,34 @@ TDI_HOT bool tdi_work_claim(struct td_work *work)
 					memory_order_seq_cst) == WORK_IDLE;
 }
 
-TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
+TDI_HOT static void begin(struct td_engine *engine, struct td_work *work, uint64_t left)
 {
 	work->tdi_limit = work->parallel > 0 ? work->parallel : 1;
 	work->tdi_running = 0;
 	work->tdi_sit_out = 0;
 	work->tdi_pause_ns = 0;
 	work->tdi_status = 0;
-	work->tdi_exhausted = false;
-	work->tdi_later = false;
+	work->tdi_share = 0;
+	work->tdi_exhausted = work->tdi_later = work->tdi_leaves = false;
+	work->tdi_had_slice = false;
+	atomic_store_explicit(&work->tdi_at_home, 0, memory_order_relaxed);
 	atomic_store_explicit(&work->tdi_slices, 0, memory_order_relaxed);
 	atomic_store_explicit(&work->tdi_cpu_ns, 0, memory_order_relaxed);
-	atomic_store_explicit(&work->tdi_left, work->cost, memory_order_relaxed);
+	atomic_store_explicit(&work->tdi_left, left, memory_order_relaxed);
 
 	atomic_fetch_add_explicit(&engine->works_submitted, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&engine->bytes_pending, work->cost,
-				  memory_order_relaxed);
 	work->tdi_epoch = (unsigned char)tdi_pending_begin(&engine->pending, 1);
 }
 
-/* Takes at most what is left of the work's cost out of the engine's pending bytes. */
-static void settle(struct td_engine *engine, struct td_work *work, uint64_t bytes)
+TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
+{
+	atomic_fetch_add_explicit(&engine->bytes_pending, work->cost,
+				  memory_order_relaxed);
+	begin(engine, work, work->cost);
+}
+
+/* At most what is left of the work's cost: how much it was. */
+static uint64_t take_cost(struct td_work *work, uint64_t bytes)
 {
 	uint64_t left = atomic_load_explicit(&work->tdi_left, memory_order_relaxed);
 	uint64_t part;
@@ -50,10 +57,23 @@ static void settle(struct td_engine *engine, struct td_work *work, uint64_t byte
 	} while (!atomic_compare_exchange_weak_explicit(&work->tdi_left, &left,
 							left - part, memory_order_relaxed,
 							memory_order_relaxed));
-	atomic_fetch_sub_explicit(&engine->bytes_pending, part, memory_order_relaxed);
+	return part;
 }
 
-int tdi_work_slice(struct td_engine *engine, struct td_work *work,
+void tdi_work_begin_part(struct td_engine *engine, struct td_work *part,
+			 struct td_work *whole)
+{
+	begin(engine, part, take_cost(whole, part->cost));
+}
+
+/* Takes it out of the engine's pending bytes. */
+static void settle(struct td_engine *engine, struct td_work *work, uint64_t bytes)
+{
+	atomic_fetch_sub_explicit(&engine->bytes_pending, take_cost(work, bytes),
+				  memory_order_relaxed);
+}
+
+int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		   struct tdi_slice_end *end)
 {
 	uint64_t cpu = tdi_sys_cpu_ns(), began = tdi_sys_now_ns();
@@ -61,6 +81,8 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work,
 		.deadline_ns = tdi_sys_deadline((int64_t)engine->slice_ns),
 		.target_ns = engine->slice_ns,
 		.parallel = work->parallel > 0 ? work->parallel : 1,
+		.tdi_node = node,
+		.tdi_home = TDI_NODE_UNKNOWN,
 	};
 	int result = work->ops->slice(work, &slice);
 
@@ -74,8 +96,13 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work,
 				  memory_order_relaxed);
 	if (result == TD_WORK_LATER)
 		atomic_fetch_add_explicit(&engine->pauses, 1, memory_order_relaxed);
-	end->parallel = slice.parallel;
-	end->overstay = (tdi_sys_now_ns() - began) / engine->slice_ns;
+	*end = (struct tdi_slice_end){
+		.parallel = slice.parallel,
+		.bytes = slice.released,
+		.took_ns = tdi_sys_now_ns() - began,
+		.home = slice.tdi_home,
+	};
+	end->overstay = end->took_ns / engine->slice_ns;
 	if (end->overstay > 0) /* its own; and a little more is nobody's fault */
 		end->overstay--;
 	return result;
@@ -106,7 +133,7 @@ static bool run_here(struct td_engine *engine, struct td_work *work)
 
 	atomic_fetch_add_explicit(&engine->works_in_caller, 1, memory_order_relaxed);
 	for (;;) {
-		int result = tdi_work_slice(engine, work, &end);
+		int result = tdi_work_slice(engine, work, TDI_NODE_UNKNOWN, &end);
 
 		if (result == TD_WORK_LATER) {
 			if (++pauses > PAUSES_IN_CALLER)

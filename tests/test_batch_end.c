@@ -376,9 +376,9 @@ static bool is_stopping(void)
 {
 	bool stopped;
 
-	pthread_mutex_lock(&engine->queue.lock);
-	stopped = engine->queue.stopped;
-	pthread_mutex_unlock(&engine->queue.lock);
+	pthread_mutex_lock(&engine->queues.first->lock);
+	stopped = engine->queues.first->stopped;
+	pthread_mutex_unlock(&engine->queues.first->lock);
 	return stopped;
 }
 

@@ -426,9 +426,9 @@ static void abandon_until_stopped(pthread_t *thread)
 {
 	pthread_create(thread, NULL, abandon, NULL);
 	for (bool stopped = false; !stopped; sched_yield()) {
-		pthread_mutex_lock(&engine->queue.lock);
-		stopped = engine->queue.stopped;
-		pthread_mutex_unlock(&engine->queue.lock);
+		pthread_mutex_lock(&engine->queues.first->lock);
+		stopped = engine->queues.first->stopped;
+		pthread_mutex_unlock(&engine->queues.first->lock);
 	}
 }
 

@@ -186,7 +186,7 @@ START_TEST(an_idle_reaper_does_not_wake)
 	td_work_init(&work, &ops, 0);
 	ck_assert_int_eq(td_engine_submit(engine, &work), 0);
 	ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
-	while (atomic_load(&engine->queue.sleepers) < 1)
+	while (atomic_load(&engine->queues.first->sleepers) < 1)
 		sched_yield();
 	while ((before = naps(reaper_tid)) == 0)
 		sched_yield();

@@ -73,9 +73,9 @@ static void destroy_while_busy(void *(*destroy)(void *), int expected)
 	for (;;) {
 		bool stopped;
 
-		pthread_mutex_lock(&engine->queue.lock);
-		stopped = engine->queue.stopped;
-		pthread_mutex_unlock(&engine->queue.lock);
+		pthread_mutex_lock(&engine->queues.first->lock);
+		stopped = engine->queues.first->stopped;
+		pthread_mutex_unlock(&engine->queues.first->lock);
 		if (stopped)
 			break;
 		sched_yield();
@@ -127,7 +127,7 @@ static int stop_in_wake(enum tdi_sys_call call, uintptr_t addr, size_t length, i
 {
 	(void)length;
 	(void)detail;
-	if (call == TDI_SYS_futex_wake && addr == (uintptr_t)&engine->queue.signal &&
+	if (call == TDI_SYS_futex_wake && addr == (uintptr_t)&engine->queues.first->signal &&
 	    !atomic_exchange(&stopped_one, true)) {
 		/* the wake itself is made: only its maker is kept from returning */
 		syscall(SYS_futex, addr, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
@@ -161,7 +161,7 @@ START_TEST(destroying_waits_for_a_submitter_on_his_way_out)
 	sem_init(&in_wake, 0, 0);
 	sem_init(&leave_wake, 0, 0);
 	job_init(&job, 1);
-	while (atomic_load(&engine->queue.sleepers) < 1)
+	while (atomic_load(&engine->queues.first->sleepers) < 1)
 		sched_yield();
 	tdi_sys_set_fault(stop_in_wake);
 	pthread_create(&submitter, NULL, submit_one, &job.work);

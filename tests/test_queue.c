@@ -23,7 +23,16 @@ static void teardown(void)
 
 static struct td_work make(unsigned limit)
 {
-	return (struct td_work){.tdi_limit = limit};
+	return (struct td_work){.tdi_limit = limit, .cost = 1 << 30};
+}
+
+static bool give(struct tdi_queue *to, struct td_work *work, int result,
+		 unsigned parallel, uint64_t overstay)
+{
+	struct tdi_slice_end end = {
+		.parallel = parallel, .overstay = overstay, .home = -1};
+
+	return tdi_queue_give(to, work, result, &end);
 }
 
 START_TEST(works_take_turns)
@@ -34,18 +43,18 @@ START_TEST(works_take_turns)
 	tdi_queue_push(queue, &b);
 	for (int round = 0; round < 3; round++) {
 		ck_assert_ptr_eq(tdi_queue_take(queue), &a);
-		ck_assert(!tdi_queue_give(queue, &a, TD_WORK_MORE, 1, 0));
+		ck_assert(!give(queue, &a, TD_WORK_MORE, 1, 0));
 		ck_assert_ptr_eq(tdi_queue_take(queue), &b);
-		ck_assert(!tdi_queue_give(queue, &b, TD_WORK_MORE, 1, 0));
+		ck_assert(!give(queue, &b, TD_WORK_MORE, 1, 0));
 	}
-	tdi_queue_push(queue, &c); /* a newcomer waits for one round at most */
-	ck_assert_ptr_eq(tdi_queue_take(queue), &a);
-	ck_assert(tdi_queue_give(queue, &a, TD_WORK_DONE, 1, 0));
-	ck_assert_ptr_eq(tdi_queue_take(queue), &b);
-	ck_assert(tdi_queue_give(queue, &b, -EIO, 1, 0));
-	ck_assert_int_eq(b.tdi_status, -EIO);
+	tdi_queue_push(queue, &c); /* a newcomer does not wait for those who had some */
 	ck_assert_ptr_eq(tdi_queue_take(queue), &c);
-	ck_assert(tdi_queue_give(queue, &c, TD_WORK_DONE, 1, 0));
+	ck_assert(give(queue, &c, TD_WORK_DONE, 1, 0));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &a);
+	ck_assert(give(queue, &a, TD_WORK_DONE, 1, 0));
+	ck_assert_ptr_eq(tdi_queue_take(queue), &b);
+	ck_assert(give(queue, &b, -EIO, 1, 0));
+	ck_assert_int_eq(b.tdi_status, -EIO);
 	ck_assert_ptr_null(tdi_queue_leftover(queue));
 }
 END_TEST
@@ -60,12 +69,12 @@ START_TEST(a_parallel_work_is_taken_several_times_up_to_its_limit)
 	ck_assert_ptr_eq(tdi_queue_take(queue), &narrow);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
 	/* the limit of two is reached: only one may come back */
-	ck_assert(!tdi_queue_give(queue, &narrow, TD_WORK_MORE, 1, 0));
+	ck_assert(!give(queue, &narrow, TD_WORK_MORE, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &narrow);
-	ck_assert(tdi_queue_give(queue, &narrow, TD_WORK_DONE, 1, 0));
+	ck_assert(give(queue, &narrow, TD_WORK_DONE, 1, 0));
 	/* exhausted, but finished only when the last slice is back */
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_DONE, 2, 0));
-	ck_assert(tdi_queue_give(queue, &wide, TD_WORK_MORE, 2, 0));
+	ck_assert(!give(queue, &wide, TD_WORK_DONE, 2, 0));
+	ck_assert(give(queue, &wide, TD_WORK_MORE, 2, 0));
 	ck_assert_ptr_null(tdi_queue_leftover(queue));
 }
 END_TEST
@@ -79,17 +88,17 @@ START_TEST(a_waiting_work_comes_back_when_another_slice_returns)
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &other);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 2, 0));
+	ck_assert(!give(queue, &wide, TD_WORK_WAIT, 2, 0));
 	/* not handed out meanwhile, though there is room under its limit */
-	ck_assert(!tdi_queue_give(queue, &other, TD_WORK_MORE, 1, 0));
+	ck_assert(!give(queue, &other, TD_WORK_MORE, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &other);
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_MORE, 1, 0));
+	ck_assert(!give(queue, &wide, TD_WORK_MORE, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
 	/* alone and still waiting: it is not lost */
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 1, 0));
+	ck_assert(!give(queue, &wide, TD_WORK_WAIT, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
-	ck_assert(tdi_queue_give(queue, &wide, TD_WORK_DONE, 1, 0));
-	ck_assert(tdi_queue_give(queue, &other, TD_WORK_DONE, 1, 0));
+	ck_assert(give(queue, &wide, TD_WORK_DONE, 1, 0));
+	ck_assert(give(queue, &other, TD_WORK_DONE, 1, 0));
 }
 END_TEST
 
@@ -101,16 +110,16 @@ START_TEST(a_work_put_off_comes_back_after_its_pause_and_not_before)
 	tdi_queue_push(queue, &work);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
 	began = tdi_sys_now_ns();
-	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_LATER, 1, 0));
+	ck_assert(!give(queue, &work, TD_WORK_LATER, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
 	ck_assert_uint_ge(tdi_sys_now_ns() - began, 1000000);
-	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_LATER, 1, 0));
+	ck_assert(!give(queue, &work, TD_WORK_LATER, 1, 0));
 	ck_assert_uint_eq(work.tdi_pause_ns, 2000000);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
-	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_MORE, 1, 0));
+	ck_assert(!give(queue, &work, TD_WORK_MORE, 1, 0));
 	ck_assert_uint_eq(work.tdi_pause_ns, 0);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &work);
-	ck_assert(tdi_queue_give(queue, &work, TD_WORK_DONE, 1, 0));
+	ck_assert(give(queue, &work, TD_WORK_DONE, 1, 0));
 }
 END_TEST
 
@@ -121,9 +130,9 @@ START_TEST(one_put_off_beside_a_running_slice_waits_for_it)
 	tdi_queue_push(queue, &wide);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &wide);
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_LATER, 2, 0));
+	ck_assert(!give(queue, &wide, TD_WORK_LATER, 2, 0));
 	ck_assert_ptr_null(queue->parked);
-	ck_assert(!tdi_queue_give(queue, &wide, TD_WORK_WAIT, 2, 0));
+	ck_assert(!give(queue, &wide, TD_WORK_WAIT, 2, 0));
 	ck_assert_ptr_eq(queue->parked, &wide);
 	ck_assert_ptr_eq(tdi_queue_leftover(queue), &wide);
 	ck_assert_ptr_null(tdi_queue_leftover(queue));
@@ -150,20 +159,20 @@ START_TEST(a_work_that_overstays_sits_out_turns)
 	tdi_queue_push(queue, &slow);
 	tdi_queue_push(queue, &quick);
 	ck_assert_ptr_eq(tdi_queue_take(queue), &slow);
-	ck_assert(!tdi_queue_give(queue, &slow, TD_WORK_MORE, 1, 3));
+	ck_assert(!give(queue, &slow, TD_WORK_MORE, 1, 3));
 	for (int turn = 0; turn < 4; turn++) { /* its own, and three of the other's */
 		ck_assert_ptr_eq(tdi_queue_take(queue), &quick);
-		ck_assert(!tdi_queue_give(queue, &quick, TD_WORK_MORE, 1, 0));
+		ck_assert(!give(queue, &quick, TD_WORK_MORE, 1, 0));
 	}
 	ck_assert_ptr_eq(tdi_queue_take(queue), &slow);
-	ck_assert(!tdi_queue_give(queue, &slow, TD_WORK_MORE, 1, 0));
+	ck_assert(!give(queue, &slow, TD_WORK_MORE, 1, 0));
 	/* in time this time: in turn again */
 	ck_assert_ptr_eq(tdi_queue_take(queue), &quick);
-	ck_assert(!tdi_queue_give(queue, &quick, TD_WORK_MORE, 1, 0));
+	ck_assert(!give(queue, &quick, TD_WORK_MORE, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &slow);
-	ck_assert(tdi_queue_give(queue, &slow, TD_WORK_DONE, 1, 0));
+	ck_assert(give(queue, &slow, TD_WORK_DONE, 1, 0));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &quick);
-	ck_assert(tdi_queue_give(queue, &quick, TD_WORK_DONE, 1, 0));
+	ck_assert(give(queue, &quick, TD_WORK_DONE, 1, 0));
 }
 END_TEST
 
@@ -177,14 +186,14 @@ START_TEST(one_that_overstays_sits_out_for_newcomers_too)
 		news[i] = make(1);
 		tdi_queue_push(queue, &news[i]);
 	}
-	ck_assert(!tdi_queue_give(queue, &slow, TD_WORK_MORE, 1, UINT64_MAX));
+	ck_assert(!give(queue, &slow, TD_WORK_MORE, 1, UINT64_MAX));
 	for (int i = 0; i < 5; i++) {
 		ck_assert_ptr_eq(tdi_queue_take(queue), &news[i]);
-		ck_assert(tdi_queue_give(queue, &news[i], TD_WORK_DONE, 1, 0));
+		ck_assert(give(queue, &news[i], TD_WORK_DONE, 1, 0));
 	}
 	/* with nobody else to run it does not wait */
 	ck_assert_ptr_eq(tdi_queue_take(queue), &slow);
-	ck_assert(tdi_queue_give(queue, &slow, TD_WORK_DONE, 1, 0));
+	ck_assert(give(queue, &slow, TD_WORK_DONE, 1, 0));
 }
 END_TEST
 
@@ -206,8 +215,8 @@ START_TEST(where_all_overstay_all_still_run)
 		ck_assert_ptr_nonnull(work);
 		last = ++slices[i] == ROUNDS;
 		ck_assert_uint_le(slices[i], ROUNDS);
-		if (tdi_queue_give(queue, work, last ? TD_WORK_DONE : TD_WORK_MORE, 1,
-				   i % 2 ? 1000 : UINT64_MAX))
+		if (give(queue, work, last ? TD_WORK_DONE : TD_WORK_MORE, 1,
+			 i % 2 ? 1000 : UINT64_MAX))
 			unfinished--;
 	}
 	ck_assert_ptr_null(tdi_queue_try_take(queue));
@@ -222,14 +231,14 @@ START_TEST(trying_to_take_does_not_wait)
 	tdi_queue_push(queue, &work);
 	ck_assert_ptr_eq(tdi_queue_try_take(queue), &work);
 	ck_assert_ptr_null(tdi_queue_try_take(queue)); /* it runs, and takes only one */
-	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_MORE, 1, 100));
+	ck_assert(!give(queue, &work, TD_WORK_MORE, 1, 100));
 	ck_assert_ptr_eq(tdi_queue_try_take(queue), &work);
-	ck_assert(!tdi_queue_give(queue, &work, TD_WORK_MORE, 1, 0));
+	ck_assert(!give(queue, &work, TD_WORK_MORE, 1, 0));
 	tdi_queue_push(queue, &other);
-	ck_assert_ptr_eq(tdi_queue_try_take(queue), &work);
 	ck_assert_ptr_eq(tdi_queue_try_take(queue), &other);
-	ck_assert(tdi_queue_give(queue, &work, TD_WORK_DONE, 1, 0));
-	ck_assert(tdi_queue_give(queue, &other, TD_WORK_DONE, 1, 0));
+	ck_assert_ptr_eq(tdi_queue_try_take(queue), &work);
+	ck_assert(give(queue, &work, TD_WORK_DONE, 1, 0));
+	ck_assert(give(queue, &other, TD_WORK_DONE, 1, 0));
 }
 END_TEST
 
@@ -237,7 +246,7 @@ END_TEST
 static void park(struct td_work *work)
 {
 	ck_assert_ptr_eq(tdi_queue_take(queue), work);
-	ck_assert(!tdi_queue_give(queue, work, TD_WORK_LATER, 1, 0));
+	ck_assert(!give(queue, work, TD_WORK_LATER, 1, 0));
 	ck_assert_ptr_nonnull(queue->parked);
 	ck_assert_ptr_eq(queue->parked->tdi_prev, work);
 	work->tdi_due_ns = UINT64_MAX;
@@ -258,7 +267,7 @@ START_TEST(unparking_ends_all_pauses)
 	for (int i = 0; i < 3; i++)
 		ck_assert_ptr_eq(tdi_queue_try_take(queue), &works[i]);
 	for (int i = 0; i < 3; i++)
-		ck_assert(tdi_queue_give(queue, &works[i], TD_WORK_DONE, 1, 0));
+		ck_assert(give(queue, &works[i], TD_WORK_DONE, 1, 0));
 	tdi_queue_unpark(queue); /* and of nothing */
 	ck_assert_ptr_null(tdi_queue_try_take(queue));
 }
@@ -278,7 +287,7 @@ START_TEST(a_queue_is_stuck_when_all_that_is_left_pauses)
 	ck_assert(!tdi_queue_is_stuck(queue, 2));
 	ck_assert_ptr_eq(tdi_queue_take(queue), &second);
 	ck_assert(!tdi_queue_is_stuck(queue, 2)); /* it runs */
-	ck_assert(!tdi_queue_give(queue, &second, TD_WORK_LATER, 1, 0));
+	ck_assert(!give(queue, &second, TD_WORK_LATER, 1, 0));
 	ck_assert(tdi_queue_is_stuck(queue, 2));
 	tdi_queue_unpark(queue);
 	ck_assert(!tdi_queue_is_stuck(queue, 2));
@@ -395,8 +404,7 @@ static void *take_many(void *arg)
 		struct counted *counted = tdi_container_of(work, struct counted, work);
 		bool last = ++counted->slices == SLICES;
 
-		if (tdi_queue_give(queue, work, last ? TD_WORK_DONE : TD_WORK_MORE, 1,
-				   0) &&
+		if (give(queue, work, last ? TD_WORK_DONE : TD_WORK_MORE, 1, 0) &&
 		    atomic_fetch_add(&finished, 1) + 1 == PUSHERS * EACH)
 			tdi_queue_stop(queue);
 	}

@@ -566,9 +566,9 @@ START_TEST(an_abandoned_space_tells_its_waiters_and_leaves_its_memory)
 	ck_assert_int_eq(td_space_put(space), 0);
 	pthread_create(&thread, NULL, abandon, NULL);
 	for (bool stopped = false; !stopped; sched_yield()) {
-		pthread_mutex_lock(&engine->queue.lock);
-		stopped = engine->queue.stopped;
-		pthread_mutex_unlock(&engine->queue.lock);
+		pthread_mutex_lock(&engine->queues.first->lock);
+		stopped = engine->queues.first->stopped;
+		pthread_mutex_unlock(&engine->queues.first->lock);
 	}
 	sem_post(&plugs[0].may_go);
 	sem_post(&plugs[1].may_go);

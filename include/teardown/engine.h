@@ -246,6 +246,7 @@ struct td_slice {
 	uint64_t target_ns;   /* longest time to hold a lock that others want */
 	uint64_t released;    /* out: bytes of the work's cost released by this slice */
 	unsigned parallel;    /* in/out: reapers that could run the rest side by side */
+	int tdi_node, tdi_home;
 };
 
 /* What a slice returns. A negative errno ends the work with that status. */
@@ -282,14 +283,20 @@ struct td_work {
 	uint64_t cost;	   /* bytes that the work holds until it is done */
 	unsigned parallel; /* how many reapers may run it at once; 0 = 1 */
 
+	/* Its share beside other works that wait: of what they release. 1 to 10000;
+	 * 0 = 100. */
+	unsigned weight;
+
 	unsigned tdi_limit, tdi_running, tdi_sit_out;
 	void *tdi_inbox;
+	struct tdi_queue *tdi_queue;
 	struct td_work *tdi_next, *tdi_prev;
-	uint64_t tdi_due_ns, tdi_pause_ns;
-	int tdi_status;
-	unsigned char tdi_epoch, tdi_exhausted, tdi_later;
+	uint64_t tdi_due_ns, tdi_pause_ns, tdi_share;
+	int tdi_status, tdi_home;
+	unsigned char tdi_epoch, tdi_exhausted, tdi_later, tdi_leaves;
+	unsigned char tdi_is_small, tdi_had_slice, tdi_gives_memory;
 	TD_ATOMIC(uint32_t) tdi_state;
-	TD_ATOMIC(uint32_t) tdi_slices;
+	TD_ATOMIC(uint32_t) tdi_slices, tdi_at_home;
 	TD_ATOMIC(uint64_t) tdi_left, tdi_cpu_ns;
 };
 

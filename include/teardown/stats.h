@@ -31,6 +31,8 @@ extern "C" {
 	X(munmaps_in_caller, "ranges of such a size that the caller freed all the same") \
 	X(bytes_quarantined, "bytes out of sight and not yet released")                  \
 	X(slices, "slices run")                                                          \
+	X(slices_stolen, "of these, by reapers of another NUMA node than their queue's") \
+	X(moves_home, "times that a work went to the node that has its pages")           \
 	X(pauses, "slices that could not go on and were put off")                        \
 	X(cpu_ns, "CPU time of all slices and callbacks, ns")                            \
 	X(grace_periods, "grace periods waited for, by all batches together")
