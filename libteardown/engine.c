@@ -286,6 +286,8 @@ int td_engine_submit(td_engine *given, struct td_work *work)
 
 /* ---- destroying ---- */
 
+#define BULK_NS 1000000000
+
 static void abandon_leftovers(struct td_engine *engine)
 {
 	struct td_work *work;
@@ -310,16 +312,19 @@ static int stop(struct td_engine *engine, enum td_exit_mode mode, int64_t timeou
 {
 	uint64_t deadline_ns =
 		mode == TD_EXIT_DRAIN ? UINT64_MAX : tdi_sys_deadline(timeout_ns);
+	uint64_t bulk_ns = tdi_sys_deadline(BULK_NS);
 	int err = 0;
 
 	if (atomic_exchange_explicit(&engine->stopped, true, memory_order_relaxed))
 		return -EALREADY;
-	/* The bulk while submitters still find reapers; then, with the gate closed, what
-	 * came in meanwhile: from here on new work runs in its caller. */
+	/* The bulk while submitters still find reapers, but not for ever: they may be
+	 * faster. Then, with the gate closed, the rest: from here on new work runs in its
+	 * caller. */
 	if (mode != TD_EXIT_ABANDON)
-		err = tdi_engine_drain(engine, deadline_ns);
+		(void)tdi_engine_drain(engine,
+				       deadline_ns < bulk_ns ? deadline_ns : bulk_ns);
 	tdi_gate_close(&engine->gate);
-	if (mode != TD_EXIT_ABANDON && !err)
+	if (mode != TD_EXIT_ABANDON)
 		err = tdi_engine_drain(engine, deadline_ns);
 	tdi_grace_stop(engine, mode == TD_EXIT_ABANDON ? 0 : deadline_ns);
 	tdi_reapers_stop(engine);

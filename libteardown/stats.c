@@ -19,7 +19,9 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 	if (err)
 		return err;
 	*ret = (struct td_engine_stats){
-		.reapers = engine->nr_reapers,
+		.reapers = atomic_load_explicit(&engine->stopped, memory_order_relaxed)
+				   ? 0
+				   : engine->nr_reapers,
 		.reapers_unplaced = atomic_load_explicit(&engine->reapers_unplaced,
 							 memory_order_relaxed),
 		.works_submitted = load(&engine->works_submitted),

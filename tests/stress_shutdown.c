@@ -15,7 +15,9 @@
 #include <string.h>
 #include <teardown.h>
 
-enum { ROUNDS = TDT_SANITIZED ? 6 : 40, PUTTERS = 2 };
+/* No more under way than so many: a host that asks for more than its machine can do only
+ * shows how long a queue takes. */
+enum { ROUNDS = TDT_SANITIZED ? 6 : 30, SPACES_AT_ONCE = 40, WORKS_AT_ONCE = 200 };
 
 static td_engine *engine;
 static td_batch *batch;
@@ -51,11 +53,15 @@ static void *put_spaces(void *arg)
 		td_space *space;
 		void *addr;
 
+		if (atomic_load(&put) - atomic_load(&told) > SPACES_AT_ONCE) {
+			sched_yield();
+			continue;
+		}
 		ck_assert_int_eq(td_space_create(engine, NULL, &space), 0);
 		ck_assert_int_eq(td_region_map(space, SPACE_LENGTH, NULL, &addr), 0);
 		tdt_touch(addr, 256 * KIB);
-		ck_assert_int_eq(
-			td_space_on_event(space, TD_EVENT_RECLAIMED, tell, NULL), 0);
+		ck_assert_int_eq(td_space_on_event(space, TD_EVENT_RECLAIMED, tell, NULL),
+				 0);
 		atomic_fetch_add(&put, 1);
 		ck_assert_int_eq(sync ? td_space_put_sync(space) : td_space_put(space),
 				 0);
@@ -90,8 +96,15 @@ static void *submit_works(void *arg)
 {
 	(void)arg;
 	while (!atomic_load(&enough)) {
-		struct job *job = calloc(1, sizeof(*job));
+		struct job *job;
 
+		if (atomic_load(&submitted) - atomic_load(&ended) -
+			    atomic_load(&canceled) >
+		    WORKS_AT_ONCE) {
+			sched_yield();
+			continue;
+		}
+		job = calloc(1, sizeof(*job));
 		td_work_init(&job->work, &job_ops, 0);
 		atomic_fetch_add(&submitted, 1);
 		ck_assert_int_eq(td_engine_submit(engine, &job->work), 0);
@@ -121,16 +134,15 @@ static void *(*const doings[])(void *) = {put_spaces, put_spaces, submit_works,
 
 static int stop_amid_all(enum td_exit_mode mode, int64_t timeout_ns)
 {
-	struct td_batch_stats counts;
 	struct td_engine_stats now;
 	pthread_t threads[DOINGS];
 	unsigned before;
 	int err;
 
-	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.reapers = 2,
-							 .munmap_threshold = MIB),
-					  &engine),
-			 0);
+	ck_assert_int_eq(
+		td_engine_create(TD_ENGINE_OPTS(.reapers = 2, .munmap_threshold = MIB),
+				 &engine),
+		0);
 	ck_assert_int_eq(td_batch_create(engine, NULL, &batch), 0);
 	atomic_store(&enough, false);
 	atomic_store(&adds, 0);
@@ -156,7 +168,6 @@ static int stop_amid_all(enum td_exit_mode mode, int64_t timeout_ns)
 	ck_assert_uint_eq(now.works_done, now.works_submitted);
 	ck_assert_uint_eq(now.bytes_pending, 0);
 	ck_assert_uint_eq(now.bytes_quarantined, 0);
-	(void)counts;
 	ck_assert_int_eq(td_engine_destroy(engine, TD_EXIT_DRAIN, 0), 0);
 	ck_assert_uint_eq(atomic_load(&told), atomic_load(&put));
 	ck_assert_uint_eq(atomic_load(&ended) + atomic_load(&canceled),
@@ -191,10 +202,8 @@ static void abandon_amid_all(enum td_exit_mode mode, int64_t timeout_ns)
 		int err = stop_amid_all(mode, timeout_ns);
 
 		ck_assert(err == 0 || err == -ETIMEDOUT);
-		if (i == 0) {
+		if (i == 0)
 			before = tdt_footprint();
-			atomic_store(&abandoned, 0);
-		}
 	}
 	tdt_await_threads(before.threads);
 	after = tdt_footprint();
