@@ -27,6 +27,9 @@ static int look_closer(struct plan *plan, const struct tdi_vma *vma,
 	unsigned movable = TDI_VMA_ANON | TDI_VMA_HUGETLB;
 	unsigned type = tdi_vma_type(vma);
 	size_t page = tdi_page_size();
+	/* A region's pages: older kernels do not tell how large they are. */
+	size_t known_size =
+		plan->evict->known ? plan->evict->extent->backing.huge_page : 0;
 
 	if (plan->evict->shared || plan->evict->known)
 		movable |= TDI_VMA_SHARED | TDI_VMA_FILE;
@@ -36,8 +39,8 @@ static int look_closer(struct plan *plan, const struct tdi_vma *vma,
 		piece->stay = true;
 		return 0;
 	}
-	if (vma->hugetlb) {
-		page = vma->huge_page;
+	if (vma->hugetlb || known_size) {
+		page = vma->huge_page ? vma->huge_page : known_size;
 		if (page == 0 || !tdi_is_aligned(piece->start | piece->length, page))
 			return -EAGAIN;
 		plan->huge_page = tdi_max_size(plan->huge_page, page);

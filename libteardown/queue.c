@@ -56,8 +56,34 @@ TDI_HOT static void signal_one(struct tdi_queue *queue)
 		tdi_sys_futex_wake(&queue->signal, 1);
 }
 
+static bool has_no_home(const struct td_work *work)
+{
+	return !atomic_load_explicit(&work->tdi_at_home, memory_order_relaxed);
+}
+
+/* seq_cst: pairs with the sleeper's count-then-look in tdi_queue_take. */
+static bool has_sleepers(struct tdi_queue *queue)
+{
+	return atomic_load_explicit(&queue->sleepers, memory_order_seq_cst) > 0;
+}
+
+/* G3, G5. others_too: a sleeper of another queue will do, where there is none here. */
+static void wake(struct tdi_queue *queue, bool others_too)
+{
+	struct tdi_queue *at = queue;
+
+	if (others_too) {
+		while (!has_sleepers(at) && at->next != queue)
+			at = at->next;
+	}
+	signal_one(queue);
+	if (at != queue)
+		signal_one(at);
+}
+
 TDI_HOT void tdi_queue_push(struct tdi_queue *queue, struct td_work *work)
 {
+	bool others_too = queue->steals && has_no_home(work);
 	struct cds_wfcq_node *node = node_of(work);
 
 	work->tdi_queue = queue;
@@ -65,7 +91,10 @@ TDI_HOT void tdi_queue_push(struct tdi_queue *queue, struct td_work *work)
 	tdi_tsan_release(queue);
 	cds_wfcq_enqueue(&queue->inbox_head, &queue->inbox_tail, node);
 	/* The work may be finished and freed from here on. */
-	signal_one(queue);
+	if (tdi_likely(!others_too))
+		signal_one(queue);
+	else
+		wake(queue, true);
 }
 
 /* Under the lock. A pusher that is half-way is left alone: it has yet to signal (G2). */
@@ -117,11 +146,6 @@ static struct td_work *pop_ready(struct tdi_queue *queue, tdi_turns_filter *may_
 	return work;
 }
 
-static bool has_no_home(const struct td_work *work)
-{
-	return !atomic_load_explicit(&work->tdi_at_home, memory_order_relaxed);
-}
-
 /* Under the lock: more than its own reapers will soon have done. */
 static bool has_much(const struct tdi_queue *queue)
 {
@@ -161,24 +185,6 @@ static bool has_for_others(const struct tdi_queue *queue)
 	       (has_much(queue) || tdi_turns_has(&queue->ready, has_no_home));
 }
 
-/* seq_cst: pairs with the sleeper's count-then-look in tdi_queue_take. */
-static bool has_sleepers(struct tdi_queue *queue)
-{
-	return atomic_load_explicit(&queue->sleepers, memory_order_seq_cst) > 0;
-}
-
-/* G3, G5. */
-static void wake_another(struct tdi_queue *queue, bool others_too)
-{
-	struct tdi_queue *at = queue;
-
-	if (others_too) {
-		while (!has_sleepers(at) && at->next != queue)
-			at = at->next;
-	}
-	signal_one(at);
-}
-
 struct td_work *tdi_queue_take(struct tdi_queue *queue)
 {
 	struct td_work *work = NULL;
@@ -213,7 +219,7 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue)
 	for_others = !queue->stopped && left_something && has_for_others(queue);
 	pthread_mutex_unlock(&queue->lock);
 	if (left_something)
-		wake_another(queue, for_others);
+		wake(queue, for_others);
 	return work;
 }
 

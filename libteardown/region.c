@@ -287,7 +287,7 @@ static int find_huge_page(const struct tdi_vma *vma, void *arg)
 	return 0;
 }
 
-/* Memory of a file may be of huge pages, too: see find_file_huge_page. */
+/* Shared memory without a file that we know may be of huge pages, too; Linux 6.11. */
 static int set_huge_page(struct tdi_region *region)
 {
 	uintptr_t start = region->tag->item.start, end = region->tag->item.end;
@@ -324,6 +324,8 @@ int tdi_region_adopt(void *addr, size_t length, const struct td_region_opts *giv
 		err = -EINVAL;
 	if (!err)
 		err = opts_complete(&opts);
+	if (!err)
+		err = find_file_huge_page(&opts);
 	if (!err && (!tdi_region_range_is_sound(start, length) ||
 		     !tdi_is_aligned(start | length, unit(&opts))))
 		err = -EINVAL;

@@ -10,10 +10,12 @@
 /* What one step of a teardown releases at least, so that it needs no second slice. */
 #define SMALL_BYTES ((uint64_t)2 << 20)
 
-/* What a slice is charged at least, and what is assumed of the usual one before there
- * has been any: about what a CPU frees of 4 KiB pages. */
-#define LEAST_CHARGE ((uint64_t)64 << 10)
-#define USUAL_BYTES_PER_US 16384u
+#define LEAST_CHARGE ((uint64_t)64 << 10) /* bytes, for a slice */
+
+/* Bytes a nanosecond that are assumed to be usual before there has been any slice: about
+ * what a CPU frees of 4 KiB pages. And over how many bytes the usual speed is learnt. */
+#define FIRST_SPEED 16.0
+#define LEARN_BYTES ((double)(256 << 20))
 
 void tdi_work_list_add(struct td_work **list, struct td_work *work)
 {
@@ -45,7 +47,7 @@ void tdi_work_list_remove(struct td_work **list, struct td_work *work)
 
 void tdi_turns_init(struct tdi_turns *turns)
 {
-	*turns = (struct tdi_turns){.usual_bytes = USUAL_BYTES_PER_US, .usual_ns = 1000};
+	*turns = (struct tdi_turns){.usual_speed = FIRST_SPEED};
 }
 
 void tdi_turns_add(struct tdi_turns *turns, struct td_work *work)
@@ -121,13 +123,22 @@ struct td_work *tdi_turns_next(struct tdi_turns *turns, tdi_turns_filter *may_go
 	return work;
 }
 
+/* By bytes and not by slices: else a slow work that gets many would be the usual one. */
+static void learn(struct tdi_turns *turns, const struct tdi_slice_end *end)
+{
+	double speed, part = (double)end->bytes / LEARN_BYTES;
+
+	if (end->took_ns == 0)
+		return;
+	speed = (double)end->bytes / (double)end->took_ns;
+	turns->usual_speed += (speed - turns->usual_speed) * (part < 1 ? part : 1);
+}
+
 void tdi_turns_charge(struct tdi_turns *turns, struct td_work *work,
 		      const struct tdi_slice_end *end)
 {
 	unsigned weight = work->weight ? work->weight : 100;
-	uint64_t charge = (uint64_t)((double)end->took_ns * (double)turns->usual_bytes /
-				     (double)turns->usual_ns) /
-			  4;
+	uint64_t charge = (uint64_t)((double)end->took_ns * turns->usual_speed / 4);
 
 	if (charge < end->bytes)
 		charge = end->bytes;
@@ -136,10 +147,7 @@ void tdi_turns_charge(struct tdi_turns *turns, struct td_work *work,
 	work->tdi_share += charge * 100 / weight;
 	work->tdi_sit_out =
 		(unsigned)(end->overstay < SIT_OUT_MAX ? end->overstay : SIT_OUT_MAX);
-	if (end->bytes == 0 || end->took_ns == 0)
-		return;
-	turns->usual_bytes = turns->usual_bytes - turns->usual_bytes / 16 + end->bytes;
-	turns->usual_ns = turns->usual_ns - turns->usual_ns / 16 + end->took_ns;
+	learn(turns, end);
 }
 
 uint64_t tdi_turns_bytes(const struct tdi_turns *turns, unsigned most)

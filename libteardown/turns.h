@@ -26,8 +26,8 @@ struct tdi_turns {
 	struct td_work *small;
 	uint64_t clock; /* the share of who was picked last, at least */
 	bool small_went_last;
-	bool urgent;			/* U5 */
-	uint64_t usual_bytes, usual_ns; /* what slices came to of late: U1 */
+	bool urgent;	    /* U5 */
+	double usual_speed; /* bytes a nanosecond, of late: U1 */
 };
 
 /* What a slice came to. */

@@ -26,24 +26,46 @@ td_installed() {
 	[ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
+# td_missing PKG...: prints those that are not installed.
+td_missing() {
+	local pkg
+	for pkg in "$@"; do
+		td_installed "$pkg" || printf '%s\n' "$pkg"
+	done
+}
+
+# The package lists of a fresh machine or container are empty or stale.
+td_update() {
+	td_as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >&2 ||
+		td_say "warning: apt-get update failed, trying with the lists there are"
+}
+
+td_install() {
+	td_say "installing: $*"
+	td_update
+	td_as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y \
+		--no-install-recommends install "$@" >&2
+}
+
 # td_need PKG...: installs those of the Debian packages that are missing.
 td_need() {
-	local missing=() pkg
+	local missing
 	command -v dpkg-query >/dev/null 2>&1 || {
 		td_say "not a Debian system: assuming that these are there: $*"
 		return 0
 	}
-	for pkg in "$@"; do
-		td_installed "$pkg" || missing+=("$pkg")
-	done
+	mapfile -t missing < <(td_missing "$@")
 	[ "${#missing[@]}" -gt 0 ] || return 0
-	td_say "installing: ${missing[*]}"
-	# The package lists of a fresh machine or container are empty or stale.
-	td_as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >&2 ||
-		td_say "warning: apt-get update failed, trying with the lists there are"
-	td_as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y \
-		--no-install-recommends install "${missing[@]}" >&2 ||
-		td_die "could not install: ${missing[*]}"
+	td_install "${missing[@]}" || td_die "could not install: ${missing[*]}"
+}
+
+# td_want PKG...: the same for what can be done without: it is only said.
+td_want() {
+	local missing
+	command -v dpkg-query >/dev/null 2>&1 || return 0
+	mapfile -t missing < <(td_missing "$@")
+	[ "${#missing[@]}" -gt 0 ] || return 0
+	(td_install "${missing[@]}") || td_say "going on without: ${missing[*]}"
 }
 
 # shellcheck disable=SC2034 # read by the scripts that source this file

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # usage: scripts/test.sh
 # Installs what is missing, builds the library plainly, with ASan and UBSan, and with
-# TSan, and runs all tests. The last line is "N passed, N failed, N skipped"; exits with 0
+# TSan, and runs all tests, some of them also in a guest (tests/guest). The last line is "N passed, N failed, N skipped"; exits with 0
 # when nothing failed and something passed. Builds are kept in build-test/.
 set -euo pipefail
 
@@ -215,6 +215,10 @@ usable "$out" || {
 	out=$(mktemp -d)
 	echo "cannot build in $root/build-test, building in $out"
 }
+
+# Without it the suite 'guest' is skipped, and says why.
+export TD_GUEST_DIR=$out/guest
+"$root/scripts/guest.sh" "$TD_GUEST_DIR" || echo "going on without the guest of tests/guest"
 
 # Not abort_on_error: a test that expects an abort must not take a report for one.
 export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0:exitcode=98

@@ -16,7 +16,7 @@ static bool by_text;
 
 static void use_query(void)
 {
-	by_text = false;
+	by_text = !kernel_finds_mappings();
 }
 
 static void use_text(void)
