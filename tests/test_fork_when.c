@@ -319,6 +319,62 @@ START_TEST(a_fork_that_met_a_long_grace_period_says_so)
 }
 END_TEST
 
+/* ---- what is dying ---- */
+
+static _Atomic(uintptr_t) dying;
+static _Atomic(bool) released_some;
+
+/* After the first step of it: lets the fork come. */
+static int wait_after_first_step(enum tdi_sys_call call, uintptr_t addr, size_t length,
+				 int detail)
+{
+	(void)length;
+	if (call == TDI_SYS_madvise && detail == MADV_DONTNEED &&
+	    addr > atomic_load(&dying) && addr < atomic_load(&dying) + 8 * LENGTH &&
+	    !atomic_exchange(&released_some, true)) {
+		sem_post(&entered);
+		sem_wait(&may_go);
+	}
+	return 0;
+}
+
+static void look_for_it(void *arg)
+{
+	unsigned char in;
+
+	(void)arg;
+	for (size_t at = 0; at < 8 * LENGTH; at += LENGTH)
+		need_eq(mincore((char *)atomic_load(&dying) + at, tdi_page_size(), &in),
+			-1);
+}
+
+/* Nor does it keep the pages of a space that was not moved to quarantine. */
+START_TEST(a_child_does_not_get_what_is_half_released)
+{
+	td_space *space;
+	void *addr;
+
+	sem_init(&entered, 0, 0);
+	sem_init(&may_go, 0, 0);
+	ck_assert_int_eq(td_space_create(engine, NULL, &space), 0);
+	ck_assert_int_eq(td_region_map(space, 8 * LENGTH,
+				       TD_REGION_OPTS(.thp = TD_THP_NEVER), &addr),
+			 0);
+	tdt_touch(addr, 8 * LENGTH);
+	atomic_store(&dying, (uintptr_t)addr);
+	tdi_sys_set_fault(wait_after_first_step);
+	ck_assert_int_eq(td_space_put(space), 0);
+	sem_wait(&entered);
+	ck_assert_uint_gt(tdt_mapped(addr, 8 * LENGTH), 0);
+	ck_assert_int_eq(in_child(look_for_it, NULL), 0);
+	sem_post(&may_go);
+	ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
+	tdt_fail_none();
+	ck_assert_uint_eq(tdt_mapped(addr, 8 * LENGTH), 0);
+	teardown();
+}
+END_TEST
+
 /* ---- without fork ---- */
 
 static _Atomic(bool) enough;
@@ -392,6 +448,7 @@ int main(void)
 		a_child_of_a_callback_cannot_restart_its_engine,
 		of_several_that_restart_an_engine_one_does,
 		a_fork_that_met_a_long_grace_period_says_so,
+		a_child_does_not_get_what_is_half_released,
 		popen_system_and_posix_spawn_are_as_ever,
 	};
 

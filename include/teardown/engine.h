@@ -6,6 +6,12 @@
  *
  * Thread safety: every function may be called from any thread at any time, except
  * that td_engine_destroy() ends the caller's right to use the engine.
+ *
+ * A module that links the library is to be linked with -Wl,-z,nodelete, which pkg-config
+ * and meson say by themselves: dlclose(3) then leaves it where it is, with all that
+ * engines' threads, ends of threads and forks still call. Without it dlclose() is allowed
+ * once every engine has been destroyed with TD_EXIT_DRAIN, if the default engine was never
+ * made and no thread is left that has added to a batch or held something lazily.
  */
 #ifndef TEARDOWN_ENGINE_H
 #define TEARDOWN_ENGINE_H
