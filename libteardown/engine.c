@@ -20,6 +20,7 @@
 static void engine_free(struct td_engine *engine)
 {
 	tdi_retire_destroy(engine);
+	tdi_placement_destroy(&engine->placement);
 	tdi_grace_destroy(&engine->grace);
 	pthread_mutex_destroy(&engine->shrinkers.lock);
 	tdi_queues_free(&engine->queues);
@@ -52,6 +53,8 @@ void tdi_engine_reset(struct td_engine *engine)
 	/* Only where the engine was the parent's: its locks are nobody's, and what it
 	 * has in its lists stays where it is. */
 	memset(engine, 0, TDI_ENGINE_RESET_SIZE);
+	memset(engine->reapers, 0, engine->max_reapers * sizeof(engine->reapers[0]));
+	tdi_placement_reset(&engine->placement);
 	tdi_queues_reset(&engine->queues);
 	tdi_ref_init(&engine->refs, 1);
 	tdi_gate_init(&engine->gate);
@@ -111,7 +114,9 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	engine->max_reapers = reapers;
 
 	tdi_fork_forget_readers(engine->flavor);
-	err = tdi_engine_start(engine, reapers);
+	err = tdi_placement_init(&engine->placement, opts);
+	if (!err)
+		err = tdi_engine_start(engine, reapers);
 	if (err) {
 		engine_free(engine);
 		return err;
@@ -231,7 +236,7 @@ static void run_instead(struct td_engine *engine, struct td_work *work)
 {
 	/* The work's owner may hold the last reference, and drop it in done(). */
 	tdi_engine_get(engine);
-	if (!tdi_work_run_here(engine, work))
+	if (!tdi_work_run_here(engine, work, TDI_ROLE_CALLER))
 		tdi_work_finish(engine, work, -EAGAIN);
 	tdi_engine_put(engine);
 }
@@ -254,11 +259,17 @@ void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
 
 int tdi_engine_run(struct td_engine *engine, struct td_work *work)
 {
+	tdi_work_begin(engine, work);
+	return tdi_engine_run_begun(engine, work, TDI_ROLE_CALLER);
+}
+
+int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
+			 enum tdi_role role)
+{
 	int err = 0;
 
-	tdi_work_begin(engine, work);
 	tdi_engine_get(engine);
-	if (!tdi_work_run_here(engine, work)) {
+	if (!tdi_work_run_here(engine, work, role)) {
 		if (push(engine, work, tdi_queues_here(&engine->queues)))
 			err = -EINPROGRESS;
 		else
@@ -273,7 +284,7 @@ int td_engine_submit(td_engine *given, struct td_work *work)
 	struct td_engine *engine;
 	int err;
 
-	if (!work || !work->ops || !work->ops->slice)
+	if (!work || !work->ops || !work->ops->slice || work->weight > TDI_WEIGHT_MAX)
 		return -EINVAL;
 	err = tdi_engine_resolve(given, &engine);
 	if (err)

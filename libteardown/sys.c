@@ -334,6 +334,30 @@ int tdi_sys_thread_sched(int policy)
 	return err ? err : -pthread_setschedparam(pthread_self(), policy, &param);
 }
 
+int tdi_sys_thread_nice(int nice)
+{
+	int err = fault(TDI_SYS_thread_nice, NULL, 0, nice);
+
+	/* Of one thread on Linux, whatever the name of the call. */
+	return err ? err : (int)TDI_ERRNO(setpriority(PRIO_PROCESS, 0, nice));
+}
+
+int tdi_sys_getaffinity(unsigned long *cpus, size_t size)
+{
+	int err = fault(TDI_SYS_getaffinity, cpus, size, 0);
+
+	/* Clears what the kernel does not write. */
+	return err ? err : (int)TDI_ERRNO(sched_getaffinity(0, size, (cpu_set_t *)cpus));
+}
+
+int tdi_sys_setaffinity(const unsigned long *cpus, size_t size)
+{
+	int err = fault(TDI_SYS_setaffinity, cpus, size, 0);
+
+	return err ? err
+		   : (int)TDI_ERRNO(sched_setaffinity(0, size, (const cpu_set_t *)cpus));
+}
+
 void tdi_sys_thread_join(pthread_t thread)
 {
 	int err = pthread_join(thread, NULL);
@@ -376,12 +400,11 @@ int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns)
 	return -pthread_rwlock_clockwrlock(lock, CLOCK_MONOTONIC, &until);
 }
 
-int tdi_sys_node(unsigned *ret)
+int tdi_sys_getcpu(unsigned *ret_cpu, unsigned *ret_node)
 {
-	unsigned cpu;
 	int err = fault(TDI_SYS_getcpu, NULL, 0, 0);
 
-	return err ? err : (int)TDI_ERRNO(getcpu(&cpu, ret));
+	return err ? err : (int)TDI_ERRNO(getcpu(ret_cpu, ret_node));
 }
 
 int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret)
@@ -398,6 +421,11 @@ int tdi_sys_membarrier(int command)
 	int err = fault(TDI_SYS_membarrier, NULL, 0, command);
 
 	return err ? err : (int)TDI_ERRNO(syscall(SYS_membarrier, command, 0, 0));
+}
+
+uint32_t tdi_sys_gettid(void)
+{
+	return (uint32_t)gettid();
 }
 
 TDI_HOT static uint64_t clock_ns(clockid_t clock)
