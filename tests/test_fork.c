@@ -141,6 +141,8 @@ static void refuse_objects(void)
 	need_eq(td_space_eventfd(space, TD_EVENT_GONE, &fd), -ECHILD);
 	need_eq(td_space_on_event(space, TD_EVENT_GONE, tell, NULL), -ECHILD);
 	need_eq(td_space_stats(space, &now), -ECHILD);
+	need_eq(td_space_reap(space, 0, 0), -ECHILD);
+	need_eq(td_space_reap_cancel(space), -ECHILD);
 	need_eq(td_lazy_enter(space), -ECHILD);
 	need_eq(td_region_map(space, LENGTH, NULL, &addr), -ECHILD);
 	need_eq(td_region_unmap(space, addr, LENGTH), -ECHILD);
