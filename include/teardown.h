@@ -23,7 +23,7 @@
  * size, and zero in a field means its default; unknown flags get -EINVAL; functions
  * that destroy or drop accept NULL; timeouts are in nanoseconds, 0 polls, and
  * TD_FOREVER waits without end. After fork() every call on an engine, space or batch made
- * in the parent answers -ECHILD in the child.
+ * in the parent answers -ECHILD in the child; td_engine_restart() makes an engine usable.
  */
 #ifndef TEARDOWN_H
 #define TEARDOWN_H

@@ -228,7 +228,7 @@ static bool put_pointer(struct td_batch *batch, void *object, size_t bytes)
 static int add_slow(struct td_batch *batch, void *object, struct td_batch_node *node,
 		    size_t bytes)
 {
-	int err = tdi_engine_check(batch->engine);
+	int err = tdi_batch_check_process(batch);
 
 	if (err)
 		return err;

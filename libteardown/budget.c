@@ -18,14 +18,19 @@
  * the same: a stack has an end. */
 #define NESTED_MAX 8u
 
+void tdi_budget_reset(struct tdi_budget *budget, uint64_t limit)
+{
+	*budget = (struct tdi_budget){
+		.help_patience_ns = HELP_PATIENCE_NS,
+		.wait_patience_ns = WAIT_PATIENCE_NS,
+	};
+	atomic_init(&budget->limit, limit);
+}
+
 void tdi_budget_init(struct td_engine *engine, uint64_t bytes,
 		     enum td_budget_policy policy)
 {
-	struct tdi_budget *budget = &engine->budget;
-
-	atomic_init(&budget->limit, bytes ? bytes : tdi_memlimit() / 2);
-	budget->help_patience_ns = HELP_PATIENCE_NS;
-	budget->wait_patience_ns = WAIT_PATIENCE_NS;
+	tdi_budget_reset(&engine->budget, bytes ? bytes : tdi_memlimit() / 2);
 	atomic_init(&engine->budget_policy, (unsigned char)policy);
 }
 

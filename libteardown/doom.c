@@ -4,6 +4,7 @@
 
 #include <limits.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /*
  * Where measuring begins and between what bounds it moves, in pages. A step is never
@@ -238,6 +239,18 @@ static int claim(struct tdi_doom *doom, bool slice_begins, bool keep_shared,
 
 /* ---- doing, without the lock ---- */
 
+/*
+ * A child would get what is dying, and keep its pages for as long as it lives: from the
+ * first step on it gets nothing of it, and a fork has less to do. What cannot be marked
+ * (at the limit on mappings, for this may split one) is inherited.
+ */
+static void keep_from_children(const struct tdi_extent *extent)
+{
+	if (!(extent->backing.flags & TDI_EXTENT_NO_FORK))
+		(void)tdi_sys_madvise((void *)extent->start, extent->length,
+				      MADV_DONTFORK);
+}
+
 static bool is_passing(int err)
 {
 	return err == -ENOMEM || err == -EAGAIN || err == -EINTR;
@@ -255,6 +268,8 @@ static int do_job(struct tdi_doom *doom, struct job *job)
 		return kind->release(extent, job->start - extent->start, job->length,
 				     &job->released);
 	case JOB_ZAP:
+		if (job->start == extent->start)
+			keep_from_children(extent);
 		return kind->zap(extent, job->start, job->length);
 	case JOB_UNMAP:
 		break;

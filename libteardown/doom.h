@@ -35,6 +35,7 @@ enum tdi_extent_flags {
 	TDI_EXTENT_LOCKED = 1u << 0,	/* known to be locked: spares a call */
 	TDI_EXTENT_EXCLUSIVE = 1u << 1, /* shared memory that nobody else uses */
 	TDI_EXTENT_SCRUB = 1u << 2,	/* overwritten before it is released */
+	TDI_EXTENT_NO_FORK = 1u << 3,	/* known to be marked so: no child has it */
 };
 
 /* What an extent's memory is: set up once, and passed on when the range is cut or moved.

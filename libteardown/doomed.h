@@ -32,7 +32,7 @@ struct tdi_doomed {
 };
 
 /* A free slot, or NULL. Given back when it is not used; after a submit by itself. */
-struct tdi_doomed *tdi_doomed_take(const struct td_engine *engine);
+struct tdi_doomed *tdi_doomed_take(void);
 void tdi_doomed_give(struct tdi_doomed *doomed);
 
 /* The slot whose work this is, or NULL. */

@@ -42,7 +42,7 @@ struct tdi_shrinkers {
 };
 
 struct td_engine {
-	struct tdi_queues queues;
+	/* ---- made anew when it is restarted in a child ---- */
 
 	/* One reference each: the creator's right to use it, and every space. */
 	struct tdi_ref refs;
@@ -51,7 +51,6 @@ struct td_engine {
 	struct tdi_pending pending; /* works */
 	struct tdi_grace grace;
 	struct td_batch *retired; /* the library's own objects: see retire.h */
-	struct tdi_shrinkers shrinkers;
 
 	/* Counters, relaxed: they order nothing. */
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
@@ -64,30 +63,42 @@ struct td_engine {
 	_Atomic(uint64_t) munmaps_deferred, munmaps_in_caller;
 	_Atomic(uint64_t) bytes_quarantined; /* now */
 	_Atomic(uint32_t) reapers_settled;
+	unsigned nr_reapers;
+	_Atomic(bool) stopped; /* or being so: see td_engine_stop */
 
+	/* ---- kept then ---- */
+	struct tdi_queues queues;	  /* but for what is in them */
 	_Atomic(size_t) munmap_threshold; /* relaxed: it guards nothing */
+	struct tdi_shrinkers shrinkers;	  /* but for the lock */
+	/* Of the process whose it is: see tdi_engine_check. */
+	_Atomic(unsigned) generation;
 
 	/* Constant after creation. */
 	unsigned flags; /* enum td_engine_flags */
 	char name[TDI_ENGINE_NAME_SIZE];
 	const struct rcu_flavor_struct *flavor;
 	uint64_t slice_ns;
-	unsigned generation; /* of the process that made it: see tdi_engine_check */
 	/* Nearly so, and read by every put. enum td_budget_policy */
 	_Atomic(unsigned char) budget_policy;
-	unsigned nr_reapers;
+	unsigned max_reapers;
 	struct tdi_progress progress;
 	struct tdi_placement placement; /* out of the way of a put */
 	struct tdi_reaper reapers[];
 };
 
+#define TDI_ENGINE_RESET_SIZE offsetof(struct td_engine, queues)
+
+/* Of this process: the number of forks between it and the first one. */
 extern unsigned tdi_fork_generation;
 
-/* 0, or -ECHILD: the engine was made in the parent of this process. Every get and put
- * asks: a call would cost them half as much again. */
+/* 0, or -ECHILD: the engine is the parent's, and has not been restarted here. */
 static inline int tdi_engine_check(const struct td_engine *of)
 {
-	return tdi_likely(of->generation == tdi_fork_generation) ? 0 : -ECHILD;
+	/* Acquire: pairs with the release of whoever restarts it. */
+	return tdi_likely(atomic_load_explicit(&of->generation, memory_order_acquire) ==
+			  tdi_fork_generation)
+		       ? 0
+		       : -ECHILD;
 }
 
 /* May a call that finds no room in the budget be refused? */
@@ -194,6 +205,16 @@ bool tdi_reaper_help_oldest(struct td_engine *engine);
 unsigned tdi_reaper_count(struct td_engine *engine, tdi_queue_match *match, void *arg);
 int tdi_reaper_join(struct td_engine *engine, tdi_queue_match *match, void *arg,
 		    unsigned how);
+
+/*
+ * All of an engine's state, as of one that has no threads, no works, no batches; and its
+ * threads, with all that they need: 0, or -errno and none of that is left.
+ */
+void tdi_engine_reset(struct td_engine *engine);
+int tdi_engine_start(struct td_engine *engine, unsigned reapers);
+
+/* See fork.c. */
+void tdi_engine_after_fork_in_child(void);
 
 /* Returns when all of them are ready for work, or with -errno and some running. */
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers);

@@ -187,7 +187,7 @@ static int admit(struct tdi_evict *evict, struct plan *plan)
 static int hand_over(struct tdi_evict *evict, struct plan *plan)
 {
 	struct tdi_extent extent = *evict->extent;
-	struct tdi_doomed *doomed = tdi_doomed_take(evict->engine);
+	struct tdi_doomed *doomed = tdi_doomed_take();
 	struct tdi_quarantine quarantine;
 	int err;
 

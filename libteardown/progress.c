@@ -12,9 +12,14 @@
 
 _Static_assert(TDI_PROGRESS_NOTES *NOTE_NS > WINDOW_NS, "notes cover the window");
 
-void tdi_progress_init(struct tdi_progress *progress)
+void tdi_progress_reset(struct tdi_progress *progress)
 {
-	*progress = (struct tdi_progress){0};
+	/* Whom to call stays. */
+	*progress = (struct tdi_progress){
+		.fn = progress->fn,
+		.arg = progress->arg,
+		.interval_ns = progress->interval_ns,
+	};
 	pthread_mutex_init(&progress->lock, NULL);
 }
 

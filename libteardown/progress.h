@@ -42,7 +42,8 @@ struct tdi_progress {
 	} notes[TDI_PROGRESS_NOTES];
 };
 
-void tdi_progress_init(struct tdi_progress *progress);
+/* As at first: nothing has been done. Zeroed, or one whose lock is nobody's. */
+void tdi_progress_reset(struct tdi_progress *progress);
 void tdi_progress_destroy(struct tdi_progress *progress);
 
 /* A slice has ended, and released so much. */

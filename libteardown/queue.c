@@ -380,14 +380,16 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue)
 {
 	struct td_work *work;
 
-	/* No lock: nobody else is left. Parked works come back whatever their time. */
+	/* Threads that help may still be looking (tdi_queue_try_take). Parked works come
+	 * back whatever their time. */
+	pthread_mutex_lock(&queue->lock);
 	empty_inbox(queue);
 	work = tdi_turns_next(&queue->ready, NULL);
-	if (work)
-		return work;
-	work = queue->parked;
-	if (work)
+	if (!work && queue->parked) {
+		work = queue->parked;
 		tdi_work_list_remove(&queue->parked, work);
+	}
+	pthread_mutex_unlock(&queue->lock);
 	return work;
 }
 

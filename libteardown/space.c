@@ -246,6 +246,7 @@ int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
 	space->work.tdi_gives_memory = true;
 	space->engine = engine;
 	space->flags = opts.flags;
+	space->generation = tdi_fork_generation;
 	if (engine->queues.nr > 1 && tdi_space_nodes_make(space)) {
 		tdi_doom_destroy(&space->doom);
 		free(space);

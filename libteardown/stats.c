@@ -30,7 +30,9 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 	if (err)
 		return err;
 	*ret = (struct td_engine_stats){
-		.reapers = engine->nr_reapers,
+		.reapers = atomic_load_explicit(&engine->stopped, memory_order_relaxed)
+				   ? 0
+				   : engine->nr_reapers,
 		.reapers_unplaced = unplaced(engine, TDI_UNPLACED_KINDS),
 		.unplaced_name = unplaced(engine, TDI_UNPLACED_NAME),
 		.unplaced_cgroup = unplaced(engine, TDI_UNPLACED_CGROUP),
@@ -118,7 +120,7 @@ static int64_t unreported(struct td_batch *batch)
 
 int td_batch_stats(td_batch *batch, struct td_batch_stats *ret)
 {
-	int err = batch ? tdi_engine_check(batch->engine) : -EINVAL;
+	int err = batch ? tdi_batch_check_process(batch) : -EINVAL;
 	int64_t bytes;
 
 	if (err)
