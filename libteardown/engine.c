@@ -239,12 +239,22 @@ TDI_HOT static bool push(struct td_engine *engine, struct td_work *work,
 	return true;
 }
 
+/* Its callbacks run here, in the place of a reaper: they must not wait for the engine. */
+static void finish_here(struct td_engine *engine, struct td_work *work, int status)
+{
+	struct tdi_reaping here;
+
+	tdi_reaping_enter(&here, engine);
+	tdi_work_finish(engine, work, status);
+	tdi_reaping_leave(&here);
+}
+
 static void run_instead(struct td_engine *engine, struct td_work *work)
 {
 	/* The work's owner may hold the last reference, and drop it in done(). */
 	tdi_engine_get(engine);
 	if (!tdi_work_run_here(engine, work, TDI_ROLE_CALLER))
-		tdi_work_finish(engine, work, -EAGAIN);
+		finish_here(engine, work, -EAGAIN);
 	tdi_engine_put(engine);
 }
 
@@ -290,7 +300,7 @@ int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
 		if (push(engine, work, tdi_queues_here(&engine->queues)))
 			err = -EINPROGRESS;
 		else
-			tdi_work_finish(engine, work, -EAGAIN);
+			finish_here(engine, work, -EAGAIN);
 	}
 	tdi_engine_put(engine);
 	return err;
@@ -327,7 +337,7 @@ static void abandon_leftovers(struct td_engine *engine)
 	struct td_work *work;
 
 	while ((work = tdi_queues_leftover(&engine->queues)) != NULL)
-		tdi_work_finish(engine, work, -ECANCELED);
+		finish_here(engine, work, -ECANCELED);
 }
 
 /* What both calls open with. */
