@@ -352,10 +352,14 @@ static int may_end(struct td_engine *engine, enum td_exit_mode mode)
 	return tdi_engine_is_reaper(engine) ? -EDEADLK : 0;
 }
 
+static uint64_t deadline_of(enum td_exit_mode mode, int64_t timeout_ns)
+{
+	return mode == TD_EXIT_DRAIN ? UINT64_MAX : tdi_sys_deadline(timeout_ns);
+}
+
 static int stop(struct td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns)
 {
-	uint64_t deadline_ns =
-		mode == TD_EXIT_DRAIN ? UINT64_MAX : tdi_sys_deadline(timeout_ns);
+	uint64_t deadline_ns = deadline_of(mode, timeout_ns);
 	uint64_t bulk_ns = tdi_sys_deadline(BULK_NS);
 	int err = 0;
 
@@ -396,7 +400,12 @@ int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout
 	if (engine == atomic_load_explicit(&default_engine, memory_order_relaxed))
 		return -EPERM;
 	err = stop(engine, mode, timeout_ns);
+	if (err == -EALREADY) { /* but what its callers run may be under way */
+		err = 0;
+		if (mode != TD_EXIT_ABANDON)
+			err = tdi_engine_drain(engine, deadline_of(mode, timeout_ns));
+	}
 	tdi_progress_stop(engine);
 	tdi_engine_put(engine);
-	return err == -EALREADY ? 0 : err;
+	return err;
 }

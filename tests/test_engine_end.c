@@ -225,6 +225,29 @@ static void *destroy_it(void *arg)
 	return NULL;
 }
 
+/* What it was given since runs in its callers, and is waited for as ever. */
+START_TEST(destroying_waits_for_what_callers_run_since_it_was_stopped)
+{
+	sem_t entered, may_go;
+	pthread_t submitter;
+	struct job job;
+
+	sem_init(&entered, 0, 0);
+	sem_init(&may_go, 0, 0);
+	job_init(&job, 1);
+	job.entered = &entered;
+	job.may_go = &may_go;
+	ck_assert_int_eq(td_engine_stop(engine, TD_EXIT_ABANDON, 0), 0);
+	pthread_create(&submitter, NULL, submit_one, &job.work);
+	sem_wait(&entered);
+	ck_assert_int_eq(td_engine_destroy(engine, TD_EXIT_DEADLINE, 1000000),
+			 -ETIMEDOUT);
+	sem_post(&may_go); /* it has the engine still */
+	pthread_join(submitter, NULL);
+	ck_assert_int_eq(job.status, 0);
+}
+END_TEST
+
 /* The work is long done and the engine on its way out while its submitter still is at the
  * futex: destroying waits at the gate. */
 START_TEST(destroying_waits_for_a_submitter_on_his_way_out)
@@ -285,6 +308,8 @@ int main(void)
 	tdt_add(tests, nor_can_what_its_submitter_gave_up, setup, NULL);
 	tdt_add(tests, many_engines_come_and_go_without_a_trace, NULL, NULL);
 	tdt_add(tests, destroying_waits_for_a_submitter_on_his_way_out, setup, NULL);
+	tdt_add(tests, destroying_waits_for_what_callers_run_since_it_was_stopped, setup,
+		NULL);
 	tdt_add(tests, an_endless_slice_target_does_not_wrap, NULL, NULL);
 	return tdt_run(tests);
 }

@@ -258,11 +258,12 @@ int td_engine_stop(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns
  *   engine      NULL is allowed and does nothing
  *   timeout_ns  for TD_EXIT_DEADLINE only
  *
- * Returns 0; -ETIMEDOUT: the engine is gone, the rest was abandoned at the deadline;
- * and, with the engine unchanged: -EINVAL: unknown mode; -EPERM: the default engine;
- * -EDEADLK: called on one of its reapers; -ECHILD.
- * Context: blocks; not in a callback of this engine, nor inside a read-side critical
- * section (but for TD_EXIT_ABANDON).
+ * Returns 0; -ETIMEDOUT: the engine is gone, the rest was abandoned at the deadline, but
+ * for what other threads run by themselves (td_space_reap(), or after td_engine_stop()),
+ * who go on with it; and, with the engine unchanged: -EINVAL: unknown mode; -EPERM: the
+ * default engine; -EDEADLK: called on one of its reapers; -ECHILD. Context: blocks; not
+ * in a callback of this engine, nor inside a read-side critical section (but for
+ * TD_EXIT_ABANDON).
  */
 int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns);
 
