@@ -428,7 +428,8 @@ TDI_HOT int td_space_put(td_space *space)
 #define PARTS_WAIT_NS 1000000000u
 #define PARTS_LOOK_NS 1000000u
 
-/* Ranges that left before the space are with the reapers, who may want help. */
+/* Ranges that left before the space are with the reapers, who may want help; with these
+ * only: others' callbacks are not to run in one who frees his own. */
 static int finish_parts(struct td_space *space)
 {
 	uint64_t now = tdi_sys_now_ns(), until = now + PARTS_WAIT_NS;
@@ -436,7 +437,7 @@ static int finish_parts(struct td_space *space)
 	while (!tdi_events_happened(&space->events, TD_EVENT_RECLAIMED)) {
 		if (now >= until || tdi_engine_is_reaper(space->engine))
 			return -EINPROGRESS;
-		if (tdi_reaper_help(space->engine)) {
+		if (tdi_space_help_parts(space)) {
 			until = tdi_sys_now_ns() + PARTS_WAIT_NS;
 			continue;
 		}

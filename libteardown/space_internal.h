@@ -112,6 +112,10 @@ void tdi_space_beside_close(struct td_space *space);
 /* While one does: waits, until one leaves or the deadline. */
 void tdi_space_beside_wait(struct td_space *space, uint64_t deadline_ns);
 
+/* Runs a slice of what is the space's and waits in a queue, but for its own work. False:
+ * nothing does that can go on. */
+bool tdi_space_help_parts(struct td_space *space);
+
 /* Is the range one that was evicted from the space? */
 bool tdi_space_evicted(const struct td_space *space,
 		       const struct tdi_doomed_owner *owner);

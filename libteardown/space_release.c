@@ -97,6 +97,7 @@ struct sought {
 	unsigned how;	    /* enum tdi_reaping_how */
 	bool after_put_off; /* one has put itself off: try no such again */
 	bool stuck;	    /* and so has its own work */
+	uint64_t now_ns;    /* for those that are due */
 };
 
 static bool may_try(const struct sought *sought, const struct td_work *work)
@@ -140,6 +141,23 @@ static bool is_shared_part(const struct td_work *work, void *arg)
 	bool only_shared;
 
 	return is_part_of(sought->space, work, &only_shared) && only_shared;
+}
+
+/* One that has not just put itself off. */
+static bool is_due_part(const struct td_work *work, void *arg)
+{
+	const struct sought *sought = arg;
+	bool only_shared;
+
+	return is_part_of(sought->space, work, &only_shared) &&
+	       (work->tdi_pause_ns == 0 || work->tdi_due_ns <= sought->now_ns);
+}
+
+bool tdi_space_help_parts(struct td_space *space)
+{
+	struct sought sought = {.space = space, .now_ns = tdi_sys_now_ns()};
+
+	return tdi_reaper_join(space->engine, is_due_part, &sought, 0) != -ENOENT;
 }
 
 /* ---- all of it ---- */
