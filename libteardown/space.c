@@ -159,10 +159,18 @@ static void evicted_released(struct tdi_doomed_owner *owner, uint64_t bytes)
 	atomic_fetch_add_explicit(&space->bytes_reclaimed, bytes, memory_order_relaxed);
 }
 
-static void evicted_done(struct tdi_doomed_owner *owner, int status, uint64_t refused)
+void tdi_space_range_ends(struct td_space *space, const struct tdi_doomed_end *end)
 {
-	tdi_space_part_ends(tdi_container_of(owner, struct td_space, evicted), status,
-			    refused);
+	atomic_fetch_add_explicit(&space->ranges_slices, end->slices,
+				  memory_order_relaxed);
+	atomic_fetch_add_explicit(&space->ranges_cpu_ns, end->cpu_ns,
+				  memory_order_relaxed);
+	tdi_space_part_ends(space, end->status, end->refused);
+}
+
+static void evicted_done(struct tdi_doomed_owner *owner, const struct tdi_doomed_end *end)
+{
+	tdi_space_range_ends(tdi_container_of(owner, struct td_space, evicted), end);
 }
 
 void tdi_space_doom_init(struct td_space *space, struct tdi_doom *doom)
