@@ -13,6 +13,7 @@
 #include "doomed.h"
 #include "space_internal.h"
 #include "sys.h"
+#include "trace.h"
 
 #include <limits.h>
 
@@ -84,6 +85,7 @@ static int run_beside(struct td_space *space, unsigned how)
 	tdi_reaping_enter(&here, space->engine);
 	here.role = TDI_ROLE_HELPER;
 	here.how = how | TDI_REAPING_BESIDE;
+	tdi_trace_help(space->engine->name, TDI_HELP_SLICE, 1);
 	result = tdi_work_slice(space->engine, &space->work, TDI_NODE_UNKNOWN, &end);
 	tdi_reaping_leave(&here);
 	leave(space);
