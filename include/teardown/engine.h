@@ -201,13 +201,13 @@ int td_engine_set_budget(td_engine *engine, uint64_t bytes, enum td_budget_polic
 
 /*
  * Makes an engine of the parent usable in a child, in place: new threads, nothing
- * pending, counters from zero. Its options stay, and so do the shrinkers that were added
- * to it. What the parent made with it stays the parent's: spaces and batches answer
- * -ECHILD, and nothing of it is freed; a work of the host's that the parent has submitted
- * is prepared anew by td_work_init() before it is submitted here. The engine is the
- * caller's as if he had created it. It may be one whose threads were busy, that others
- * were using or draining, or that had been stopped when the child was made; not one that
- * td_engine_destroy() had been called for.
+ * pending, counters from zero. Its options stay, as they are by now, and so do the
+ * shrinkers and the progress callback that were added to it. What the parent made with it
+ * stays the parent's: spaces and batches answer -ECHILD, and nothing of it is freed; a
+ * work of the host's that the parent has submitted is prepared anew by td_work_init()
+ * before it is submitted here. The engine is the caller's as if he had created it. It may
+ * be one whose threads were busy, that others were using or draining, or that had been
+ * stopped when the child was made; not one that td_engine_destroy() had been called for.
  *
  *   engine  NULL = the default engine; where threads cannot be started it goes on
  *           without any
