@@ -102,8 +102,9 @@ int td_space_put(td_space *space);
  * Returns 0; -EINPROGRESS: the kernel refused for now to unmap a part of the empty range
  * (its limit on mappings), or a range that was unmapped before is still with the reapers
  * and cannot be waited for: they go on with it; -ECHILD. A teardown that failed for good
- * reports through td_space_wait(). Context: blocks for as long as the memory takes;
- * callbacks included.
+ * reports through td_space_wait(). It runs callbacks of this space only. Context: blocks
+ * for as long as the memory takes, and then for a second at most, for what others have in
+ * hand; callbacks included.
  */
 int td_space_put_sync(td_space *space);
 

@@ -65,7 +65,7 @@ extern "C" {
 	X(slices, "slices run")                                                          \
 	X(slices_as_reaper, "of these, as a reaper of an engine")                        \
 	X(slices_attached, "as the reaper of a space")                                   \
-	X(slices_as_helper, "of whatever was in turn, see td_engine_relieve()")          \
+	X(slices_as_helper, "lending a hand: td_engine_relieve(), td_space_release()")   \
 	X(slices_as_caller, "of what it put, unmapped or submitted itself")              \
 	X(bytes_reclaimed, "bytes released")                                             \
 	X(cpu_ns, "CPU time of these slices and of callbacks, ns")
