@@ -3,6 +3,9 @@
 #include "reaping.h"
 
 #include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 START_TEST(what_cannot_be_unmapped_for_now_is_left_to_the_engine)
 {
@@ -85,10 +88,50 @@ START_TEST(an_engine_without_threads_needs_none)
 }
 END_TEST
 
+static unsigned heaps(void)
+{
+	char *text = NULL;
+	size_t size;
+	FILE *file = open_memstream(&text, &size);
+	unsigned found = 0;
+
+	ck_assert_ptr_nonnull(file);
+	ck_assert_int_eq(malloc_info(0, file), 0);
+	ck_assert_int_eq(fclose(file), 0);
+	for (const char *at = text; (at = strstr(at, "<heap nr=")) != NULL; at++)
+		found++;
+	free(text);
+	return found;
+}
+
+/* A11: its first free would have the allocator map a heap for the thread, in the middle
+ * of the teardown, and as a rule where the memory has just been. */
+START_TEST(the_allocator_is_ready_before_it_sleeps)
+{
+	char *addr = map(8 * MIB);
+	struct attacher attacher;
+	unsigned before;
+
+	if (TDT_SANITIZED) {
+		tdt_skip("a sanitizer's allocator has no heaps to count");
+		ck_assert_int_eq(td_space_put(space), 0);
+		return;
+	}
+	attach_thread(&attacher);
+	before = heaps();
+	ck_assert_uint_gt(before, 1);
+	ck_assert_int_eq(td_space_put(space), 0);
+	ck_assert_int_eq(attacher_result(&attacher), 0);
+	ck_assert_uint_eq(heaps(), before);
+	check_reclaimed(addr, 8 * MIB);
+}
+END_TEST
+
 int main(void)
 {
 	struct tdt *tests = tdt_suite("reap_refused");
 	const TTest *all[] = {
+		the_allocator_is_ready_before_it_sleeps,
 		what_cannot_be_unmapped_for_now_is_left_to_the_engine,
 		what_is_refused_for_good_is_told_to_those_who_wait,
 		whatever_fails_everything_goes,
