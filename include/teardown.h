@@ -35,6 +35,7 @@
 #include <teardown/region.h>
 #include <teardown/space.h>
 #include <teardown/stats.h>
+#include <teardown/tune.h>
 #include <teardown/version.h>
 
 #endif

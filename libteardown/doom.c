@@ -76,9 +76,11 @@ static size_t granule(const struct tdi_extent *extent)
 static struct tdi_pace shell_pace(const struct tdi_extent *extent)
 {
 	size_t pud = tdi_pud_size(), least = granule(extent);
+	struct tdi_pace pace;
 
-	return (struct tdi_pace){tdi_max_size(SHELL_FIRST_PUDS * pud, least), least,
-				 tdi_max_size(SHELL_MAX_PUDS * pud, least)};
+	tdi_pace_init(&pace, tdi_max_size(SHELL_FIRST_PUDS * pud, least), least,
+		      tdi_max_size(SHELL_MAX_PUDS * pud, least));
+	return pace;
 }
 
 void tdi_extent_init(struct tdi_extent *extent, const struct tdi_backing *backing,
@@ -160,10 +162,26 @@ static bool claim_callback(struct tdi_extent *extent, struct job *job)
 	return true;
 }
 
-static bool claim_from(struct tdi_extent *extent, struct job *job)
+/* How long steps may take changes while an extent is at it: fast mode, and pressure. */
+static void aim(struct tdi_extent *extent, const struct td_slice *slice)
 {
 	const struct tdi_kind *kind = extent->backing.kind;
 
+	if (!extent->begun && !kind->release)
+		tdi_pace_take(&extent->zap_pace, slice->tdi_hints, kind->pace);
+	extent->begun = true;
+	if (slice->target_ns > 0) {
+		tdi_pace_aim(&extent->zap_pace, slice->target_ns);
+		tdi_pace_aim(&extent->unmap_pace, slice->target_ns);
+	}
+}
+
+static bool claim_from(struct tdi_extent *extent, const struct td_slice *slice,
+		       struct job *job)
+{
+	const struct tdi_kind *kind = extent->backing.kind;
+
+	aim(extent, slice);
 	job->extent = extent;
 	if (tdi_host_must_prepare(extent)) {
 		job->type = JOB_PREPARE;
@@ -209,7 +227,8 @@ static unsigned parallelism(const struct tdi_doom *doom)
  * TD_WORK_MORE with a job, or why there is none. Extents that were put aside have another
  * try at the start of a slice, and none within it.
  */
-static int claim(struct tdi_doom *doom, bool slice_begins, struct job *job)
+static int claim(struct tdi_doom *doom, bool slice_begins, const struct td_slice *slice,
+		 struct job *job)
 {
 	struct tdi_extent *extent;
 
@@ -221,7 +240,7 @@ static int claim(struct tdi_doom *doom, bool slice_begins, struct job *job)
 	if (extent) {
 		/* At most one extent a reaper is passed over. */
 		do {
-			if (claim_from(extent, job)) {
+			if (claim_from(extent, slice, job)) {
 				doom->busy++;
 				return TD_WORK_MORE;
 			}
@@ -288,12 +307,20 @@ static uint64_t account(struct tdi_extent *extent, size_t released)
 	return part;
 }
 
+/* For this extent, and for those like it that are yet to begin. */
+static void learn(struct tdi_extent *extent, struct tdi_pace *pace, size_t bytes,
+		  uint64_t took_ns, const struct td_slice *slice)
+{
+	tdi_pace_learn(pace, bytes, took_ns, slice->target_ns);
+	tdi_pace_tell(pace, slice->tdi_hints, extent->backing.kind->pace);
+}
+
 static uint64_t end_zap(struct tdi_extent *extent, const struct job *job, int err,
-			uint64_t took_ns, uint64_t target_ns)
+			uint64_t took_ns, const struct td_slice *slice)
 {
 	extent->zapped += job->length;
 	if (!err) {
-		tdi_pace_learn(&extent->zap_pace, job->length, took_ns, target_ns);
+		learn(extent, &extent->zap_pace, job->length, took_ns, slice);
 		return account(extent, job->length);
 	}
 	/* Unmapping would leave these pages where they are: every part has to be tried.
@@ -343,7 +370,9 @@ static bool end_unmap(struct tdi_doom *doom, const struct job *job, int err,
 	}
 	if (!err && extent->whole)
 		*released += account(extent, job->length);
-	if (!err)
+	if (!err && extent->whole)
+		learn(extent, &extent->unmap_pace, job->length, took_ns, slice);
+	else if (!err)
 		tdi_pace_learn(&extent->unmap_pace, job->length, took_ns,
 			       slice->target_ns);
 	extent->unmapped += job->length;
@@ -395,7 +424,7 @@ static bool end_job(struct tdi_doom *doom, const struct job *job, int err,
 	pthread_mutex_lock(&doom->lock);
 	doom->busy--;
 	if (job->type == JOB_ZAP)
-		released = end_zap(job->extent, job, err, took_ns, slice->target_ns);
+		released = end_zap(job->extent, job, err, took_ns, slice);
 	else if (job->type != JOB_UNMAP)
 		done = end_callback(doom, job, err, took_ns, slice, &released);
 	else
@@ -425,7 +454,7 @@ int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
 		int err;
 
 		pthread_mutex_lock(&doom->lock);
-		result = claim(doom, slice_begins, &job);
+		result = claim(doom, slice_begins, slice, &job);
 		slice_begins = false;
 		slice->parallel = parallelism(doom);
 		pthread_mutex_unlock(&doom->lock);

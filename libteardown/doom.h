@@ -63,6 +63,7 @@ struct tdi_extent {
 	size_t unmapped;  /* phase two: bytes unmapped, from the start on */
 	size_t accounted; /* bytes reported as released */
 	struct tdi_pace zap_pace, unmap_pace;
+	bool begun;	/* its pace is more than a guess */
 	bool unmapping; /* a reaper is in phase two */
 	bool whole;	/* its pages go with the unmapping */
 	bool no_whole;	/* that, or a zap, was refused: do not try it (again) */

@@ -14,7 +14,6 @@
 #include <teardown/version.h>
 #include <urcu/urcu-memb.h>
 
-#define DEFAULT_SLICE_NS 500000u
 #define REAPERS_MAX 1024u
 #define KNOWN_FLAGS                                                                      \
 	(TD_ENGINE_NO_STEAL | TD_ENGINE_UNBOUND | TD_ENGINE_FAST | TD_ENGINE_NO_PSI)
@@ -77,6 +76,7 @@ static void engine_free(struct td_engine *engine)
 {
 	tdi_retire_destroy(engine);
 	tdi_grace_destroy(&engine->grace);
+	tdi_tune_destroy(engine);
 	pthread_mutex_destroy(&engine->shrinkers.lock);
 	tdi_queues_free(&engine->queues);
 	free(engine);
@@ -130,9 +130,7 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	strncpy(engine->name, opts->name ? opts->name : "reaper",
 		sizeof(engine->name) - 1);
 	engine->flavor = opts->flavor ? opts->flavor : &urcu_memb_flavor;
-	engine->slice_ns = opts->slice_ns ? opts->slice_ns : DEFAULT_SLICE_NS;
-	if (engine->slice_ns > INT64_MAX)
-		engine->slice_ns = INT64_MAX;
+	tdi_tune_init(engine, opts);
 	atomic_init(&engine->munmap_threshold, opts->munmap_threshold
 						       ? opts->munmap_threshold
 						       : TDI_MUNMAP_THRESHOLD);

@@ -12,6 +12,7 @@
 #include "pending.h"
 #include "queues.h"
 #include "ref.h"
+#include "tune.h"
 
 #include <pthread.h>
 #include <teardown/engine.h>
@@ -56,13 +57,13 @@ struct td_engine {
 	_Atomic(uint64_t) bytes_quarantined; /* now */
 	_Atomic(uint32_t) reapers_unplaced, reapers_settled;
 
+	struct tdi_tune tune;
 	_Atomic(size_t) munmap_threshold; /* relaxed: it guards nothing */
 
 	/* Constant after creation. */
 	unsigned flags; /* enum td_engine_flags */
 	char name[TDI_ENGINE_NAME_SIZE];
 	const struct rcu_flavor_struct *flavor;
-	uint64_t slice_ns;
 	unsigned generation; /* of the process that made it: see tdi_engine_check */
 	unsigned nr_reapers;
 	struct tdi_reaper reapers[];

@@ -41,6 +41,7 @@ void tdi_queue_init(struct tdi_queue *queue)
 	queue->node = 0;
 	queue->reapers = 0;
 	queue->steals = false;
+	queue->limit = NULL;
 }
 
 void tdi_queue_destroy(struct tdi_queue *queue)
@@ -146,6 +147,19 @@ static struct td_work *pop_ready(struct tdi_queue *queue, tdi_turns_filter *may_
 	return work;
 }
 
+static bool is_free(const struct td_work *work)
+{
+	return atomic_load_explicit(&work->tdi_left, memory_order_relaxed) == 0;
+}
+
+/* When what costs may be taken: 0 = now. */
+static uint64_t limited_until(const struct tdi_queue *queue)
+{
+	if (!queue->limit || !tdi_rate_is_limited(queue->limit))
+		return 0;
+	return tdi_rate_due(queue->limit, tdi_sys_now_ns());
+}
+
 /* Under the lock: more than its own reapers will soon have done. */
 static bool has_much(const struct tdi_queue *queue)
 {
@@ -155,26 +169,26 @@ static bool has_much(const struct tdi_queue *queue)
 }
 
 /* Of another queue, what its own reapers would be long in coming to. */
-static struct td_work *take_from(struct tdi_queue *other)
+static struct td_work *take_from(struct tdi_queue *other, bool limited)
 {
 	struct td_work *work;
 
 	pthread_mutex_lock(&other->lock);
 	empty_inbox(other);
 	(void)unpark(other);
-	work = pop_ready(other, has_much(other) ? NULL : has_no_home);
+	work = pop_ready(other, limited ? is_free : has_much(other) ? NULL : has_no_home);
 	pthread_mutex_unlock(&other->lock);
 	return work;
 }
 
-static struct td_work *steal(struct tdi_queue *queue)
+static struct td_work *steal(struct tdi_queue *queue, bool limited)
 {
 	struct td_work *work = NULL;
 
 	if (!queue->steals)
 		return NULL;
 	for (struct tdi_queue *at = queue->next; at != queue && !work; at = at->next)
-		work = take_from(at);
+		work = take_from(at, limited);
 	return work;
 }
 
@@ -189,7 +203,7 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue)
 {
 	struct td_work *work = NULL;
 	bool left_something, for_others;
-	uint64_t due;
+	uint64_t due, limited;
 
 	pthread_mutex_lock(&queue->lock);
 	for (;;) {
@@ -199,14 +213,18 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue)
 		due = unpark(queue);
 		if (queue->stopped)
 			break;
-		work = pop_ready(queue, NULL);
+		/* After the signal: who changes the limit turns that on afterwards. */
+		limited = limited_until(queue);
+		work = pop_ready(queue, limited ? is_free : NULL);
 		if (work)
 			break;
+		if (limited && !tdi_turns_is_empty(&queue->ready) && limited < due)
+			due = limited;
 		/* seq_cst: see signal_one. Counted before looking elsewhere, so that who
 		 * leaves something behind there sees it. */
 		atomic_fetch_add_explicit(&queue->sleepers, 1, memory_order_seq_cst);
 		pthread_mutex_unlock(&queue->lock);
-		work = steal(queue);
+		work = steal(queue, limited > 0);
 		if (!work)
 			tdi_sys_futex_wait(&queue->signal, 0, due);
 		atomic_fetch_sub_explicit(&queue->sleepers, 1, memory_order_relaxed);
@@ -237,6 +255,14 @@ struct td_work *tdi_queue_try_take(struct tdi_queue *queue)
 		at = at->next;
 	} while (!work && at != queue);
 	return work;
+}
+
+void tdi_queue_hurry(struct tdi_queue *queue, bool urgent)
+{
+	pthread_mutex_lock(&queue->lock);
+	queue->ready.urgent = urgent;
+	pthread_mutex_unlock(&queue->lock);
+	signal_one(queue);
 }
 
 void tdi_queue_unpark(struct tdi_queue *queue)

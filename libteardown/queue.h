@@ -19,6 +19,7 @@
 #ifndef TDI_QUEUE_H
 #define TDI_QUEUE_H
 
+#include "rate.h"
 #include "turns.h"
 
 #include <pthread.h>
@@ -45,6 +46,7 @@ struct tdi_queue {
 	struct tdi_queue *next; /* in the ring */
 	unsigned node, reapers; /* and how many of those take from it first */
 	bool steals;		/* these may take from others */
+	struct tdi_rate *limit; /* of what they release; NULL: none */
 };
 
 void tdi_queue_init(struct tdi_queue *queue); /* a ring of its own */
@@ -54,7 +56,8 @@ void tdi_queue_destroy(struct tdi_queue *queue);
 void tdi_queue_push(struct tdi_queue *queue, struct td_work *work);
 
 /* Reapers: blocks until there is a work to run a slice of, here or, in need, on another
- * queue of the ring; NULL when stopped. */
+ * queue of the ring; NULL when stopped. While the limit is passed, only works that have
+ * nothing to release. */
 struct td_work *tdi_queue_take(struct tdi_queue *queue);
 
 /* The same without waiting, whatever the queue: NULL when nothing is in turn. */
@@ -65,6 +68,9 @@ static inline struct tdi_queue *tdi_queue_of(const struct td_work *work)
 {
 	return work->tdi_queue;
 }
+
+/* Memory is short, or not: turns.h, U5. Wakes who may wait for the limit. */
+void tdi_queue_hurry(struct tdi_queue *queue, bool urgent);
 
 /* Ends all pauses on this queue. */
 void tdi_queue_unpark(struct tdi_queue *queue);

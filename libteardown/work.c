@@ -77,12 +77,14 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		   struct tdi_slice_end *end)
 {
 	uint64_t cpu = tdi_sys_cpu_ns(), began = tdi_sys_now_ns();
+	uint64_t target = tdi_engine_slice_ns(engine);
 	struct td_slice slice = {
-		.deadline_ns = tdi_sys_deadline((int64_t)engine->slice_ns),
-		.target_ns = engine->slice_ns,
+		.deadline_ns = tdi_sys_deadline((int64_t)target),
+		.target_ns = target,
 		.parallel = work->parallel > 0 ? work->parallel : 1,
 		.tdi_node = node,
 		.tdi_home = TDI_NODE_UNKNOWN,
+		.tdi_hints = &engine->tune.hints,
 	};
 	int result = work->ops->slice(work, &slice);
 
@@ -102,7 +104,7 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		.took_ns = tdi_sys_now_ns() - began,
 		.home = slice.tdi_home,
 	};
-	end->overstay = end->took_ns / engine->slice_ns;
+	end->overstay = end->took_ns / target;
 	if (end->overstay > 0) /* its own; and a little more is nobody's fault */
 		end->overstay--;
 	return result;

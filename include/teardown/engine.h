@@ -206,6 +206,7 @@ struct td_slice {
 	uint64_t released;    /* out: bytes of the work's cost released by this slice */
 	unsigned parallel;    /* in/out: reapers that could run the rest side by side */
 	int tdi_node, tdi_home;
+	struct tdi_pace_hints *tdi_hints;
 };
 
 /* What a slice returns. A negative errno ends the work with that status. */
