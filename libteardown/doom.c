@@ -307,12 +307,13 @@ static uint64_t account(struct tdi_extent *extent, size_t released)
 	return part;
 }
 
-/* For this extent, and for those like it that are yet to begin. */
+/* For this extent; and, but from an empty shell, for those like it that are to begin. */
 static void learn(struct tdi_extent *extent, struct tdi_pace *pace, size_t bytes,
 		  uint64_t took_ns, const struct td_slice *slice)
 {
 	tdi_pace_learn(pace, bytes, took_ns, slice->target_ns);
-	tdi_pace_tell(pace, slice->tdi_hints, extent->backing.kind->pace);
+	if (pace == &extent->zap_pace || extent->whole)
+		tdi_pace_tell(pace, slice->tdi_hints, extent->backing.kind->pace);
 }
 
 static uint64_t end_zap(struct tdi_extent *extent, const struct job *job, int err,
@@ -370,11 +371,8 @@ static bool end_unmap(struct tdi_doom *doom, const struct job *job, int err,
 	}
 	if (!err && extent->whole)
 		*released += account(extent, job->length);
-	if (!err && extent->whole)
+	if (!err)
 		learn(extent, &extent->unmap_pace, job->length, took_ns, slice);
-	else if (!err)
-		tdi_pace_learn(&extent->unmap_pace, job->length, took_ns,
-			       slice->target_ns);
 	extent->unmapped += job->length;
 	if (err)
 		record(doom, extent, err, job->length);

@@ -75,6 +75,7 @@ static void watch_forks(void)
 static void engine_free(struct td_engine *engine)
 {
 	tdi_retire_destroy(engine);
+	tdi_placement_destroy(&engine->placement);
 	tdi_grace_destroy(&engine->grace);
 	tdi_tune_destroy(engine);
 	pthread_mutex_destroy(&engine->shrinkers.lock);
@@ -140,7 +141,9 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	tdi_grace_init(&engine->grace);
 	pthread_mutex_init(&engine->shrinkers.lock, NULL);
 
-	err = tdi_retire_init(engine);
+	err = tdi_placement_init(&engine->placement, opts);
+	if (!err)
+		err = tdi_retire_init(engine);
 	if (!err)
 		err = tdi_reapers_start(engine, reapers);
 	if (!err && reapers > 0)
@@ -150,6 +153,8 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 		engine_free(engine);
 		return err;
 	}
+	if (reapers > 0)
+		tdi_psi_watch_start(engine);
 	*ret = engine;
 	return 0;
 }
@@ -258,15 +263,27 @@ static void run_instead(struct td_engine *engine, struct td_work *work)
 {
 	/* The work's owner may hold the last reference, and drop it in done(). */
 	tdi_engine_get(engine);
-	if (!tdi_work_run_here(engine, work))
+	if (!tdi_work_run_here(engine, work, TDI_ROLE_CALLER))
 		tdi_work_finish(engine, work, -EAGAIN);
 	tdi_engine_put(engine);
+}
+
+/*
+ * At full pressure who gives memory back does so himself, and can take no more meanwhile.
+ * Not who is freeing: a callback that puts one space after another would never return.
+ */
+static bool is_for_caller(struct td_engine *engine, const struct td_work *work)
+{
+	return tdi_unlikely(tdi_engine_pressure_now(engine) == TD_PRESSURE_FULL) &&
+	       work->cost > 0 && !tdi_engine_is_reaper(engine);
 }
 
 TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
 {
 	tdi_work_begin(engine, work);
-	if (!push(engine, work, tdi_queues_here(&engine->queues)))
+	if (is_for_caller(engine, work))
+		(void)tdi_engine_run_begun(engine, work, TDI_ROLE_CALLER);
+	else if (!push(engine, work, tdi_queues_here(&engine->queues)))
 		run_instead(engine, work);
 }
 
@@ -281,11 +298,17 @@ void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
 
 int tdi_engine_run(struct td_engine *engine, struct td_work *work)
 {
+	tdi_work_begin(engine, work);
+	return tdi_engine_run_begun(engine, work, TDI_ROLE_CALLER);
+}
+
+int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
+			 enum tdi_role role)
+{
 	int err = 0;
 
-	tdi_work_begin(engine, work);
 	tdi_engine_get(engine);
-	if (!tdi_work_run_here(engine, work)) {
+	if (!tdi_work_run_here(engine, work, role)) {
 		if (push(engine, work, tdi_queues_here(&engine->queues)))
 			err = -EINPROGRESS;
 		else
@@ -338,6 +361,7 @@ int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout
 	if (tdi_engine_is_reaper(engine))
 		return -EDEADLK;
 
+	tdi_psi_watch_stop(engine);
 	deadline_ns = mode == TD_EXIT_DRAIN ? UINT64_MAX : tdi_sys_deadline(timeout_ns);
 	/* The bulk while submitters still find reapers; then, with the gate closed, what
 	 * came in meanwhile: from here on new work runs in its caller. */

@@ -6,10 +6,13 @@
 #ifndef TDI_ENGINE_INTERNAL_H
 #define TDI_ENGINE_INTERNAL_H
 
+#include "account.h"
 #include "base.h"
 #include "gate.h"
 #include "grace.h"
 #include "pending.h"
+#include "placement.h"
+#include "psi_watch.h"
 #include "queues.h"
 #include "ref.h"
 #include "tune.h"
@@ -29,6 +32,7 @@ struct tdi_reaper {
 	struct td_engine *engine;
 	unsigned index;
 	pthread_t thread;
+	struct tdi_reaper_account account;
 };
 
 struct tdi_shrinkers {
@@ -52,12 +56,14 @@ struct td_engine {
 	/* Counters, relaxed: they order nothing. */
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
 	_Atomic(uint64_t) bytes_pending, bytes_reclaimed, slices, pauses, cpu_ns;
+	_Atomic(uint64_t) bytes_in_caller, cpu_in_caller_ns; /* by others than reapers */
 	_Atomic(uint64_t) slices_stolen, moves_home;
 	_Atomic(uint64_t) munmaps_deferred, munmaps_in_caller;
 	_Atomic(uint64_t) bytes_quarantined; /* now */
-	_Atomic(uint32_t) reapers_unplaced, reapers_settled;
+	_Atomic(uint32_t) reapers_settled;
 
 	struct tdi_tune tune;
+	struct tdi_psi_watch psi_watch;
 	_Atomic(size_t) munmap_threshold; /* relaxed: it guards nothing */
 
 	/* Constant after creation. */
@@ -66,6 +72,7 @@ struct td_engine {
 	const struct rcu_flavor_struct *flavor;
 	unsigned generation; /* of the process that made it: see tdi_engine_check */
 	unsigned nr_reapers;
+	struct tdi_placement placement; /* out of the way of a put */
 	struct tdi_reaper reapers[];
 };
 
@@ -102,6 +109,11 @@ void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
  */
 int tdi_engine_run(struct td_engine *engine, struct td_work *work);
 
+/* The same for a work that tdi_work_begin() has counted in already, in another thread
+ * for instance. */
+int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
+			 enum tdi_role role);
+
 /* Does the calling thread run a work of the engine, as a reaper or in the place of one?
  * Then it must not wait for the engine: it would wait for itself. */
 bool tdi_engine_is_reaper(const struct td_engine *engine);
@@ -130,12 +142,16 @@ void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 struct tdi_reaping {
 	const struct td_engine *engine;
 	struct tdi_reaping *outer;
+	enum tdi_role role;	   /* the caller's unless set after entering */
+	struct tdi_reaper *reaper; /* or NULL */
 };
 void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine);
 void tdi_reaping_leave(struct tdi_reaping *here);
+const struct tdi_reaping *tdi_reaping_now(void); /* the innermost; NULL: none */
 
 /* Runs slices in the caller. True: finished; false: still pausing after a second. */
-bool tdi_work_run_here(struct td_engine *engine, struct td_work *work);
+bool tdi_work_run_here(struct td_engine *engine, struct td_work *work,
+		       enum tdi_role role);
 
 /* Waits for what was submitted or added to a batch before. 0, -ETIMEDOUT. */
 int tdi_engine_drain(struct td_engine *engine, uint64_t deadline_ns);

@@ -300,9 +300,9 @@ static void *grace_thread(void *arg)
 	char name[16];
 
 	snprintf(name, sizeof(name), "%s/gp", engine->name);
-	if (tdi_sys_thread_name(name) < 0)
-		atomic_fetch_add_explicit(&engine->reapers_unplaced, 1,
-					  memory_order_relaxed);
+	/* It has next to nothing to do, and all memory of the batches waits for it: where
+	 * reapers only get what CPU time is left over it is not to wait as they do. */
+	tdi_place(&engine->placement, name, NULL, TDI_PLACE_KEEP_POLICY);
 	atomic_store_explicit(&grace->settled, true, memory_order_release);
 	tell_changes(grace);
 	run_passes(engine);

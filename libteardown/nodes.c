@@ -62,9 +62,9 @@ unsigned tdi_numa_distance(unsigned from, unsigned to)
 
 unsigned tdi_numa_here(void)
 {
-	unsigned node = 0;
+	unsigned cpu, node = 0;
 
-	return tdi_sys_node(&node) ? 0 : node;
+	return tdi_sys_getcpu(&cpu, &node) ? 0 : node;
 }
 
 int tdi_numa_of_range(uintptr_t start, size_t length)

@@ -2,7 +2,6 @@
 #include "engine_internal.h"
 #include "sys.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,13 +9,18 @@ static __thread struct tdi_reaping *reaping;
 
 void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine)
 {
-	*here = (struct tdi_reaping){engine, reaping};
+	*here = (struct tdi_reaping){.engine = engine, .outer = reaping};
 	reaping = here;
 }
 
 void tdi_reaping_leave(struct tdi_reaping *here)
 {
 	reaping = here->outer;
+}
+
+const struct tdi_reaping *tdi_reaping_now(void)
+{
+	return reaping;
 }
 
 bool tdi_engine_is_reaper(const struct td_engine *engine)
@@ -31,23 +35,24 @@ bool tdi_engine_is_reaper(const struct td_engine *engine)
 static void settle_in(struct tdi_reaper *reaper)
 {
 	struct td_engine *engine = reaper->engine;
+	struct tdi_queue *queue = tdi_queues_of_reaper(&engine->queues, reaper->index);
+	bool bound = engine->queues.nr > 1 && !(engine->flags & TD_ENGINE_UNBOUND);
+	struct tdi_cpus near;
 	void *volatile first;
 	char name[16];
-	int err;
 
 	/* The allocator sets itself up in a thread when first used there, even by a free:
 	 * have that happen now and not in the middle of a teardown. */
 	first = malloc(1);
 	free(first);
 	snprintf(name, sizeof(name), "%s/%u", engine->name, reaper->index % 10000);
-	err = tdi_sys_thread_name(name);
 	/*
 	 * A batch thread never preempts the one that wakes it, so a put is not held up by
 	 * the work that it starts even where all CPUs are busy.
 	 */
-	if (tdi_sys_thread_sched(SCHED_BATCH) < 0 || err < 0)
-		atomic_fetch_add_explicit(&engine->reapers_unplaced, 1,
-					  memory_order_relaxed);
+	bound = bound && tdi_numa_cpus(queue->node, near.words, sizeof(near.words));
+	tdi_place(&engine->placement, name, bound ? &near : NULL, 0);
+	tdi_account_reaper(&reaper->account);
 	/* Release: pairs with the acquire in tdi_reapers_start. */
 	atomic_fetch_add_explicit(&engine->reapers_settled, 1, memory_order_release);
 	tdi_sys_futex_wake(&engine->reapers_settled, 1);
@@ -91,6 +96,8 @@ static void *reap(void *arg)
 	struct td_work *work;
 
 	tdi_reaping_enter(&here, engine);
+	here.role = TDI_ROLE_REAPER;
+	here.reaper = reaper;
 	settle_in(reaper);
 	while ((work = tdi_queue_take(queue)) != NULL)
 		run_slice(engine, work, queue);
@@ -106,6 +113,7 @@ bool tdi_reaper_help(struct td_engine *engine)
 	if (!work)
 		return false;
 	tdi_reaping_enter(&here, engine);
+	here.role = TDI_ROLE_HELPER;
 	run_slice(engine, work, NULL);
 	tdi_reaping_leave(&here);
 	return true;

@@ -3,8 +3,9 @@
  * The life of a space:
  *
  *   users > 0                      regions come and go
- *   last put                       event "gone"; the space's work is submitted, or run
- *                                  in the caller (put_sync)
+ *   last put                       event "gone"; the space's work is submitted, handed to
+ *                                  the thread that is attached (space_reap.c), or run in
+ *                                  the caller (put_sync)
  *   the work's slices, on reapers  callbacks for "gone"; extents released
  *   the work is done               event "reclaimed", its callbacks; those who hold it
  *                                  lazily get counts; the count that all users held
@@ -310,6 +311,11 @@ TDI_HOT static bool put_user(struct td_space *space)
 	return true;
 }
 
+bool tdi_space_put_user(struct td_space *space)
+{
+	return put_user(space);
+}
+
 TDI_HOT int td_space_put(td_space *space)
 {
 	int err;
@@ -317,9 +323,14 @@ TDI_HOT int td_space_put(td_space *space)
 	if (!space)
 		return 0;
 	err = tdi_space_check(space);
-	if (tdi_likely(!err) && put_user(space))
+	if (tdi_unlikely(err) || !put_user(space))
+		return err;
+	/* Relaxed: see tdi_space_hand_over. */
+	if (tdi_likely(!atomic_load_explicit(&space->attached, memory_order_relaxed)))
 		tdi_engine_queue(space->engine, &space->work);
-	return err;
+	else
+		tdi_space_hand_over(space);
+	return 0;
 }
 
 /* How long to wait for a reaper that has a part of the space in hand, and how often to
@@ -346,6 +357,13 @@ static int finish_parts(struct td_space *space)
 	return 0;
 }
 
+int tdi_space_tear_down(struct td_space *space, enum tdi_role role)
+{
+	int err = tdi_engine_run_begun(space->engine, &space->work, role);
+
+	return err ? err : finish_parts(space);
+}
+
 int td_space_put_sync(td_space *space)
 {
 	int err;
@@ -358,9 +376,9 @@ int td_space_put_sync(td_space *space)
 	/* For looking at it afterwards. */
 	tdi_ref_get(&space->count, "space", space->name, "count");
 	if (put_user(space)) {
-		err = tdi_engine_run(space->engine, &space->work);
-		if (!err)
-			err = finish_parts(space);
+		tdi_work_begin(space->engine, &space->work);
+		tdi_space_overtake(space);
+		err = tdi_space_tear_down(space, TDI_ROLE_CALLER);
 	}
 	drop_count(space);
 	return err;

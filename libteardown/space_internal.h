@@ -17,6 +17,12 @@
 
 enum tdi_calls { CALLS_TO_MAKE, CALLS_BEING_MADE, CALLS_MADE };
 
+/* A thread that is attached as a space's reaper: on its stack. */
+enum tdi_attached_state { ATTACHED, HANDED, OVERTAKEN, CANCELED };
+struct tdi_attached {
+	_Atomic(uint32_t) state; /* enum tdi_attached_state: its futex */
+};
+
 struct td_space {
 	/* First: td_lazy_enter relies on it. Written when the last user is put. */
 	_Alignas(TDI_CACHE_LINE) struct tdi_lazy lazy;
@@ -29,6 +35,10 @@ struct td_space {
 	/* Written by every get and put. */
 	_Alignas(TDI_CACHE_LINE) struct tdi_ref users;
 	struct tdi_ref count;
+
+	/* Whose it is to tear the space down, or NULL: the engine's. Set only by one who
+	 * holds a user. Whoever takes it out has to tell the thread why: space_reap.c. */
+	_Atomic(struct tdi_attached *) attached;
 
 	/*
 	 * Its regions, by address. Read under RCU by those who hold a user. The lock is
@@ -81,8 +91,24 @@ void tdi_space_nodes_free(struct td_space *space);
  */
 int tdi_space_nodes_sort(struct td_space *space, struct td_slice *slice);
 
+/* Adds what its works did so far. */
+void tdi_space_nodes_count(struct td_space *space, uint64_t *slices, uint64_t *cpu_ns);
+
 /* The work has ended: what it was about to hand out is its own again. */
 void tdi_space_nodes_give_up(struct td_space *space);
+/* Gives a user back. True: that was the last one, and the work is the caller's to run or
+ * to hand on. */
+bool tdi_space_put_user(struct td_space *space);
+
+/* The last user is gone: hands the work to the attached thread, or else to the engine's
+ * reapers. The space may be gone when it returns. */
+void tdi_space_hand_over(struct td_space *space);
+/* Or the caller does it himself, and the attached thread is told to go. */
+void tdi_space_overtake(struct td_space *space);
+
+/* Runs the work, which has been begun, in the caller, and waits for what was evicted
+ * before. As td_space_put_sync(); the caller holds a count. */
+int tdi_space_tear_down(struct td_space *space, enum tdi_role role);
 
 /* The last count has been dropped: frees it. */
 void tdi_space_end(struct td_space *space);

@@ -148,6 +148,16 @@ static void start(struct td_space *space)
 	}
 }
 
+void tdi_space_nodes_count(struct td_space *space, uint64_t *slices, uint64_t *cpu_ns)
+{
+	for (unsigned i = 0; i < space->engine->queues.nr; i++) {
+		struct td_work *work = &space->nodes->at[i].work;
+
+		*slices += atomic_load_explicit(&work->tdi_slices, memory_order_relaxed);
+		*cpu_ns += atomic_load_explicit(&work->tdi_cpu_ns, memory_order_relaxed);
+	}
+}
+
 void tdi_space_nodes_give_up(struct td_space *space)
 {
 	uint32_t state = atomic_load_explicit(&space->nodes->state, memory_order_acquire);

@@ -11,6 +11,17 @@ static uint64_t load(_Atomic(uint64_t) *counter)
 	return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
+/* For one reason, or TDI_UNPLACED_KINDS for whichever. */
+static uint64_t unplaced(struct td_engine *engine, unsigned why)
+{
+	struct tdi_placement *placement = &engine->placement;
+
+	return atomic_load_explicit(why < TDI_UNPLACED_KINDS
+					    ? &placement->unplaced_by[why]
+					    : &placement->unplaced,
+				    memory_order_relaxed);
+}
+
 int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 {
 	struct td_engine *engine;
@@ -20,8 +31,12 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 		return err;
 	*ret = (struct td_engine_stats){
 		.reapers = engine->nr_reapers,
-		.reapers_unplaced = atomic_load_explicit(&engine->reapers_unplaced,
-							 memory_order_relaxed),
+		.reapers_unplaced = unplaced(engine, TDI_UNPLACED_KINDS),
+		.unplaced_name = unplaced(engine, TDI_UNPLACED_NAME),
+		.unplaced_cgroup = unplaced(engine, TDI_UNPLACED_CGROUP),
+		.unplaced_cpus = unplaced(engine, TDI_UNPLACED_CPUS),
+		.unplaced_sched = unplaced(engine, TDI_UNPLACED_SCHED),
+		.unplaced_nice = unplaced(engine, TDI_UNPLACED_NICE),
 		.works_submitted = load(&engine->works_submitted),
 		.works_pending = tdi_pending_count(&engine->pending),
 		.works_done = load(&engine->works_done),
@@ -32,11 +47,16 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 		.munmaps_deferred = load(&engine->munmaps_deferred),
 		.munmaps_in_caller = load(&engine->munmaps_in_caller),
 		.bytes_quarantined = load(&engine->bytes_quarantined),
+		.bytes_in_caller = load(&engine->bytes_in_caller),
 		.slices = load(&engine->slices),
 		.slices_stolen = load(&engine->slices_stolen),
 		.moves_home = load(&engine->moves_home),
 		.pauses = load(&engine->pauses),
 		.cpu_ns = load(&engine->cpu_ns),
+		.cpu_in_caller_ns = load(&engine->cpu_in_caller_ns),
+		.psi_watched = tdi_psi_watch_runs(engine),
+		.pressure_events = load(&engine->psi_watch.events),
+		.pressure = tdi_engine_pressure_now(engine),
 		.grace_periods = load(&engine->grace.periods),
 	};
 	return 0;
@@ -44,6 +64,7 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 
 int td_space_stats(td_space *space, struct td_space_stats *ret)
 {
+	struct td_space_stats now;
 	int err = tdi_space_check(space);
 	bool gone, reclaimed;
 	uint64_t mapped, released;
@@ -55,7 +76,7 @@ int td_space_stats(td_space *space, struct td_space_stats *ret)
 	gone = tdi_events_happened(&space->events, TD_EVENT_GONE);
 	mapped = load(&space->bytes_mapped);
 	released = load(&space->bytes_reclaimed);
-	*ret = (struct td_space_stats){
+	now = (struct td_space_stats){
 		.users = tdi_ref_read(&space->users),
 		.count = tdi_ref_read(&space->count),
 		.regions = load(&space->regions),
@@ -69,6 +90,9 @@ int td_space_stats(td_space *space, struct td_space_stats *ret)
 		.put_to_reclaimed_ns =
 			reclaimed ? space->reclaimed_ns - space->put_ns : 0,
 	};
+	if (space->nodes)
+		tdi_space_nodes_count(space, &now.slices, &now.cpu_ns);
+	*ret = now;
 	return 0;
 }
 
@@ -111,80 +135,82 @@ int td_batch_stats(td_batch *batch, struct td_batch_stats *ret)
 	return 0;
 }
 
-struct text {
-	char *buf;
-	size_t size, length;
-};
+/* ---- as JSON ---- */
 
-static void field(struct text *text, const char *name, uint64_t value)
+/* Room for any of the objects: 20 digits and 30 bytes of name for each counter. */
+#define JSON_SIZE 4096
+
+/* Such a struct is nothing but its counters, in the order of their names. */
+static int write_json(const char *const *names, const uint64_t *values, size_t n,
+		      char *buf, size_t size, size_t *ret)
 {
-	size_t room = text->length < text->size ? text->size - text->length : 0;
-	int wrote =
-		snprintf(room ? text->buf + text->length : NULL, room, "%c\"%s\":%llu",
-			 text->length ? ',' : '{', name, (unsigned long long)value);
+	char text[JSON_SIZE];
+	size_t length = 0;
 
-	text->length += (size_t)wrote;
-}
-
-/* Closes the object in a scratch buffer that is known to hold it, and hands it out. */
-static int finish(struct text *text, char *buf, size_t size, size_t *ret)
-{
-	text->buf[text->length++] = '}';
+	for (size_t i = 0; i < n; i++)
+		length += (size_t)snprintf(text + length, sizeof(text) - length,
+					   "%c\"%s\":%llu", i == 0 ? '{' : ',', names[i],
+					   (unsigned long long)values[i]);
+	text[length++] = '}';
 	if (buf || size) {
-		if (!buf || text->length >= size)
+		if (!buf || length >= size)
 			return -ENOSPC;
-		memcpy(buf, text->buf, text->length);
-		buf[text->length] = '\0';
+		memcpy(buf, text, length);
+		buf[length] = '\0';
 	}
 	if (ret)
-		*ret = text->length;
+		*ret = length;
 	return 0;
 }
 
-/* Room for any of the objects: 20 digits and 30 bytes of name for each counter. */
-#define TDI_JSON_SIZE 4096
+#define NAME_OF(name, description) #name,
+#define WRITE_JSON(LIST, stats, buf, size, ret)                                          \
+	({                                                                               \
+		static const char *const names_[] = {LIST(NAME_OF)};                     \
+                                                                                         \
+		_Static_assert(sizeof(names_) / sizeof(*names_) * 51 < JSON_SIZE,        \
+			       "no room for the text");                                  \
+		write_json(names_, (const uint64_t *)&(stats),                           \
+			   sizeof(names_) / sizeof(*names_), buf, size, ret);            \
+	})
 
 int td_engine_stats_json(td_engine *engine, char *buf, size_t size, size_t *ret)
 {
-	char scratch[TDI_JSON_SIZE];
-	struct text text = {scratch, sizeof(scratch) - 1, 0};
 	struct td_engine_stats stats;
 	int err = td_engine_stats(engine, &stats);
 
-	if (err)
-		return err;
-#define FIELD(name, description) field(&text, #name, stats.name);
-	TD_ENGINE_STATS(FIELD)
-#undef FIELD
-	return finish(&text, buf, size, ret);
+	return err ? err : WRITE_JSON(TD_ENGINE_STATS, stats, buf, size, ret);
+}
+
+int td_engine_reaper_stats_json(td_engine *engine, unsigned index, char *buf, size_t size,
+				size_t *ret)
+{
+	struct td_reaper_stats stats;
+	int err = td_engine_reaper_stats(engine, index, &stats);
+
+	return err ? err : WRITE_JSON(TD_REAPER_STATS, stats, buf, size, ret);
+}
+
+int td_thread_stats_json(char *buf, size_t size, size_t *ret)
+{
+	struct td_thread_stats stats;
+	int err = td_thread_stats(&stats);
+
+	return err ? err : WRITE_JSON(TD_THREAD_STATS, stats, buf, size, ret);
 }
 
 int td_space_stats_json(td_space *space, char *buf, size_t size, size_t *ret)
 {
-	char scratch[TDI_JSON_SIZE];
-	struct text text = {scratch, sizeof(scratch) - 1, 0};
 	struct td_space_stats stats;
 	int err = td_space_stats(space, &stats);
 
-	if (err)
-		return err;
-#define FIELD(name, description) field(&text, #name, stats.name);
-	TD_SPACE_STATS(FIELD)
-#undef FIELD
-	return finish(&text, buf, size, ret);
+	return err ? err : WRITE_JSON(TD_SPACE_STATS, stats, buf, size, ret);
 }
 
 int td_batch_stats_json(td_batch *batch, char *buf, size_t size, size_t *ret)
 {
-	char scratch[TDI_JSON_SIZE];
-	struct text text = {scratch, sizeof(scratch) - 1, 0};
 	struct td_batch_stats stats;
 	int err = td_batch_stats(batch, &stats);
 
-	if (err)
-		return err;
-#define FIELD(name, description) field(&text, #name, stats.name);
-	TD_BATCH_STATS(FIELD)
-#undef FIELD
-	return finish(&text, buf, size, ret);
+	return err ? err : WRITE_JSON(TD_BATCH_STATS, stats, buf, size, ret);
 }

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/mempolicy.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -334,6 +335,30 @@ int tdi_sys_thread_sched(int policy)
 	return err ? err : -pthread_setschedparam(pthread_self(), policy, &param);
 }
 
+int tdi_sys_thread_nice(int nice)
+{
+	int err = fault(TDI_SYS_thread_nice, NULL, 0, nice);
+
+	/* Of one thread on Linux, whatever the name of the call. */
+	return err ? err : (int)TDI_ERRNO(setpriority(PRIO_PROCESS, 0, nice));
+}
+
+int tdi_sys_getaffinity(unsigned long *cpus, size_t size)
+{
+	int err = fault(TDI_SYS_getaffinity, cpus, size, 0);
+
+	/* Clears what the kernel does not write. */
+	return err ? err : (int)TDI_ERRNO(sched_getaffinity(0, size, (cpu_set_t *)cpus));
+}
+
+int tdi_sys_setaffinity(const unsigned long *cpus, size_t size)
+{
+	int err = fault(TDI_SYS_setaffinity, cpus, size, 0);
+
+	return err ? err
+		   : (int)TDI_ERRNO(sched_setaffinity(0, size, (const cpu_set_t *)cpus));
+}
+
 void tdi_sys_thread_join(pthread_t thread)
 {
 	int err = pthread_join(thread, NULL);
@@ -364,12 +389,11 @@ int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns)
 	return -pthread_rwlock_clockwrlock(lock, CLOCK_MONOTONIC, &until);
 }
 
-int tdi_sys_node(unsigned *ret)
+int tdi_sys_getcpu(unsigned *ret_cpu, unsigned *ret_node)
 {
-	unsigned cpu;
 	int err = fault(TDI_SYS_getcpu, NULL, 0, 0);
 
-	return err ? err : (int)TDI_ERRNO(getcpu(&cpu, ret));
+	return err ? err : (int)TDI_ERRNO(getcpu(ret_cpu, ret_node));
 }
 
 int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret)
@@ -381,11 +405,31 @@ int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret)
 					    addrs, NULL, ret, 0));
 }
 
+int tdi_sys_poll(struct pollfd *fds, unsigned nr, uint64_t deadline_ns)
+{
+	int err = fault(TDI_SYS_poll, fds, nr, 0), timeout_ms = -1;
+
+	if (deadline_ns != UINT64_MAX) {
+		uint64_t now = tdi_sys_now_ns();
+		uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
+
+		/* Up: it would be woken for nothing. */
+		left = left / 1000000 + (left % 1000000 > 0);
+		timeout_ms = left < INT_MAX ? (int)left : INT_MAX;
+	}
+	return err ? err : (int)TDI_ERRNO(poll(fds, nr, timeout_ms));
+}
+
 int tdi_sys_membarrier(int command)
 {
 	int err = fault(TDI_SYS_membarrier, NULL, 0, command);
 
 	return err ? err : (int)TDI_ERRNO(syscall(SYS_membarrier, command, 0, 0));
+}
+
+uint32_t tdi_sys_gettid(void)
+{
+	return (uint32_t)gettid();
 }
 
 TDI_HOT static uint64_t clock_ns(clockid_t clock)

@@ -40,10 +40,14 @@
 	X(thread_create)                                                                 \
 	X(thread_name)                                                                   \
 	X(thread_sched)                                                                  \
+	X(thread_nice)                                                                   \
+	X(getaffinity)                                                                   \
+	X(setaffinity)                                                                   \
 	X(thread_key)                                                                    \
 	X(thread_set)                                                                    \
 	X(getcpu)                                                                        \
 	X(move_pages)                                                                    \
+	X(poll)                                                                          \
 	X(membarrier)
 
 #define TDI_SYS_ENUM_(name) TDI_SYS_##name,
@@ -106,6 +110,11 @@ int tdi_sys_userfaultfd(int flags);
 int tdi_sys_thread_create(pthread_t *ret, void *(*run)(void *), void *arg);
 int tdi_sys_thread_name(const char *name); /* the calling thread */
 int tdi_sys_thread_sched(int policy);	   /* the calling thread, priority 0 */
+int tdi_sys_thread_nice(int nice);	   /* the calling thread */
+/* CPUs of the calling thread, as a cpu_set_t of so many bytes; what the kernel has not
+ * are 0. */
+int tdi_sys_getaffinity(unsigned long *cpus, size_t size);
+int tdi_sys_setaffinity(const unsigned long *cpus, size_t size);
 void tdi_sys_thread_join(pthread_t thread);
 /* A key of thread-specific data, and the calling thread's value under it, not NULL. */
 int tdi_sys_thread_key(pthread_key_t *ret, void (*destructor)(void *value));
@@ -114,10 +123,16 @@ int tdi_sys_thread_set(pthread_key_t key, void *value);
 /* 0, -ETIMEDOUT, -EDEADLK. */
 int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns);
 
+/* How many are ready; 0: none until the deadline (CLOCK_MONOTONIC, UINT64_MAX for none),
+ * or after days. */
+struct pollfd;
+int tdi_sys_poll(struct pollfd *fds, unsigned nr, uint64_t deadline_ns);
+
 int tdi_sys_membarrier(int command);
 
-/* The NUMA node that the calling thread runs on. */
-int tdi_sys_node(unsigned *ret);
+uint32_t tdi_sys_gettid(void);
+/* Where the calling thread runs, for this moment; no system call on most machines. */
+int tdi_sys_getcpu(unsigned *ret_cpu, unsigned *ret_node);
 /* Of each page the node that holds it, or a negative errno: -ENOENT, not resident. */
 int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret);
 

@@ -17,12 +17,18 @@ static void apply(struct td_engine *engine)
 {
 	struct tdi_tune *tune = &engine->tune;
 	uint64_t target = tune->slice_ns;
+	enum td_pressure pressure = TD_PRESSURE_NONE;
 
-	if (tune->fast || tune->urgent)
+	for (unsigned i = 0; i < TDI_REPORTERS; i++) {
+		if (tune->reported[i] > pressure)
+			pressure = tune->reported[i];
+	}
+	if (tune->fast || pressure > TD_PRESSURE_NONE)
 		target = target < INT64_MAX / TDI_FAST_TIMES ? target * TDI_FAST_TIMES
 							     : INT64_MAX;
 	atomic_store_explicit(&tune->target_ns, target, memory_order_relaxed);
-	tdi_rate_set(&tune->rate, tune->urgent ? 0 : tune->bytes_per_s, tdi_sys_now_ns());
+	atomic_store_explicit(&tune->pressure, pressure, memory_order_relaxed);
+	tdi_rate_set(&tune->rate, pressure ? 0 : tune->bytes_per_s, tdi_sys_now_ns());
 }
 
 static void lock(struct tdi_tune *tune)
@@ -34,7 +40,7 @@ static void lock(struct tdi_tune *tune)
 static void unlock(struct td_engine *engine)
 {
 	apply(engine);
-	tdi_queues_hurry(&engine->queues, engine->tune.urgent);
+	tdi_queues_hurry(&engine->queues, tdi_engine_pressure_now(engine) > 0);
 	pthread_mutex_unlock(&engine->tune.lock);
 }
 
@@ -60,16 +66,24 @@ void tdi_tune_reset(struct td_engine *engine)
 	struct tdi_tune *tune = &engine->tune;
 
 	pthread_mutex_init(&tune->lock, NULL);
-	tune->urgent = false;
+	tune->reported[TDI_REPORTER_KERNEL] = TD_PRESSURE_NONE;
 	tdi_queues_limit(&engine->queues, &tune->rate);
 	apply(engine);
 }
 
-void tdi_tune_urgent(struct td_engine *engine, bool urgent)
+enum td_pressure tdi_tune_pressure(struct td_engine *engine, enum tdi_reporter reporter,
+				   enum td_pressure level)
 {
 	lock(&engine->tune);
-	engine->tune.urgent = urgent;
+	engine->tune.reported[reporter] = level;
 	unlock(engine);
+	return tdi_engine_pressure_now(engine);
+}
+
+enum td_pressure tdi_engine_pressure_now(struct td_engine *engine)
+{
+	return (enum td_pressure)atomic_load_explicit(&engine->tune.pressure,
+						      memory_order_relaxed);
 }
 
 uint64_t tdi_engine_slice_ns(struct td_engine *engine)

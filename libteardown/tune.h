@@ -16,21 +16,26 @@
 #include "rate.h"
 
 #include <pthread.h>
-#include <teardown/engine.h>
+#include <teardown/pressure.h>
 
 #define TDI_SLICE_NS 500000u
 
 /* Fast mode's slices are longer by so much: 20 ms by default. */
 #define TDI_FAST_TIMES 40u
 
+/* Of pressure. */
+enum tdi_reporter { TDI_REPORTER_HOST, TDI_REPORTER_KERNEL, TDI_REPORTERS };
+
 struct tdi_tune {
 	pthread_mutex_t lock; /* of what was asked for; no other is taken in it but
 				 queues' */
 	uint64_t slice_ns, bytes_per_s;
-	bool fast, urgent;
+	bool fast;
+	enum td_pressure reported[TDI_REPORTERS];
 
 	/* In force; relaxed, for they guard nothing. */
 	_Atomic(uint64_t) target_ns;
+	_Atomic(uint32_t) pressure; /* the larger of what was reported */
 	struct tdi_rate rate;
 	struct tdi_pace_hints hints;
 };
@@ -42,8 +47,11 @@ void tdi_tune_destroy(struct td_engine *engine);
 /* In a child, whose parent may have been at it: what was asked for stays. */
 void tdi_tune_reset(struct td_engine *engine);
 
-/* Memory is short, or not any more. */
-void tdi_tune_urgent(struct td_engine *engine, bool urgent);
+/* Returns what is in force then. */
+enum td_pressure tdi_tune_pressure(struct td_engine *engine, enum tdi_reporter reporter,
+				   enum td_pressure level);
+
+enum td_pressure tdi_engine_pressure_now(struct td_engine *engine);
 
 /* How long a slice may last now: fast mode is in it. At most INT64_MAX. */
 uint64_t tdi_engine_slice_ns(struct td_engine *engine);

@@ -36,7 +36,6 @@ TDI_HOT static void begin(struct td_engine *engine, struct td_work *work, uint64
 	atomic_store_explicit(&work->tdi_left, left, memory_order_relaxed);
 
 	atomic_fetch_add_explicit(&engine->works_submitted, 1, memory_order_relaxed);
-	work->tdi_epoch = (unsigned char)tdi_pending_begin(&engine->pending, 1);
 }
 
 TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
@@ -44,6 +43,7 @@ TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
 	atomic_fetch_add_explicit(&engine->bytes_pending, work->cost,
 				  memory_order_relaxed);
 	begin(engine, work, work->cost);
+	work->tdi_epoch = (unsigned char)tdi_pending_begin(&engine->pending, 1);
 }
 
 /* At most what is left of the work's cost: how much it was. */
@@ -64,6 +64,9 @@ void tdi_work_begin_part(struct td_engine *engine, struct td_work *part,
 			 struct td_work *whole)
 {
 	begin(engine, part, take_cost(whole, part->cost));
+	/* Who waits for the whole waits for its parts. */
+	part->tdi_epoch = whole->tdi_epoch;
+	tdi_pending_join(&engine->pending, part->tdi_epoch, 1);
 }
 
 /* Takes it out of the engine's pending bytes. */
@@ -76,8 +79,9 @@ static void settle(struct td_engine *engine, struct td_work *work, uint64_t byte
 int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		   struct tdi_slice_end *end)
 {
-	uint64_t cpu = tdi_sys_cpu_ns(), began = tdi_sys_now_ns();
 	uint64_t target = tdi_engine_slice_ns(engine);
+	uint64_t began = tdi_sys_now_ns(), cpu;
+	struct tdi_account account;
 	struct td_slice slice = {
 		.deadline_ns = tdi_sys_deadline((int64_t)target),
 		.target_ns = target,
@@ -86,16 +90,15 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		.tdi_home = TDI_NODE_UNKNOWN,
 		.tdi_hints = &engine->tune.hints,
 	};
-	int result = work->ops->slice(work, &slice);
+	int result;
 
-	cpu = tdi_sys_cpu_ns() - cpu;
+	tdi_account_begin(&account);
+	result = work->ops->slice(work, &slice);
+	cpu = tdi_account_end(engine, &account);
+	tdi_account_slice(engine, slice.released);
 	settle(engine, work, slice.released);
 	atomic_fetch_add_explicit(&work->tdi_slices, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&work->tdi_cpu_ns, cpu, memory_order_relaxed);
-	atomic_fetch_add_explicit(&engine->slices, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&engine->cpu_ns, cpu, memory_order_relaxed);
-	atomic_fetch_add_explicit(&engine->bytes_reclaimed, slice.released,
-				  memory_order_relaxed);
 	if (result == TD_WORK_LATER)
 		atomic_fetch_add_explicit(&engine->pauses, 1, memory_order_relaxed);
 	*end = (struct tdi_slice_end){
@@ -113,8 +116,9 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 {
 	unsigned epoch = work->tdi_epoch;
-	uint64_t cpu = tdi_sys_cpu_ns();
+	struct tdi_account account;
 
+	tdi_account_begin(&account);
 	settle(engine, work, UINT64_MAX);
 	if (status < 0)
 		atomic_fetch_add_explicit(&engine->works_failed, 1, memory_order_relaxed);
@@ -122,8 +126,7 @@ void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 	atomic_store_explicit(&work->tdi_state, WORK_IDLE, memory_order_seq_cst);
 	if (work->ops->done)
 		work->ops->done(work, status);
-	atomic_fetch_add_explicit(&engine->cpu_ns, tdi_sys_cpu_ns() - cpu,
-				  memory_order_relaxed);
+	(void)tdi_account_end(engine, &account);
 	atomic_fetch_add_explicit(&engine->works_done, 1, memory_order_relaxed);
 	tdi_pending_end(&engine->pending, epoch, 1);
 }
@@ -152,12 +155,13 @@ static bool run_here(struct td_engine *engine, struct td_work *work)
 	}
 }
 
-bool tdi_work_run_here(struct td_engine *engine, struct td_work *work)
+bool tdi_work_run_here(struct td_engine *engine, struct td_work *work, enum tdi_role role)
 {
 	struct tdi_reaping here;
 	bool finished;
 
 	tdi_reaping_enter(&here, engine);
+	here.role = role;
 	finished = run_here(engine, work);
 	tdi_reaping_leave(&here);
 	return finished;

@@ -22,7 +22,7 @@ syscall|futex|eventfd|timerfd_create|epoll_[a-z]+|ioctl|fcntl|dup[23]?|pipe2?|\
 open|openat|creat|fopen|fdopen|read|pread|readv|write|pwrite|writev|close|poll|select|\
 nanosleep|usleep|sleep|clock_gettime|clock_nanosleep|prctl|sched_[a-z]+|\
 pthread_create|pthread_join|pthread_sigmask|pthread_setname_np|pthread_setsched[a-z]+|\
-pthread_setaffinity_np|fork|vfork|clone|exec[lv][a-z]*|kill|tgkill|raise' '
+pthread_setaffinity_np|[gs]etpriority|nice|gettid|getcpu|fork|vfork|clone|exec[lv][a-z]*|kill|tgkill|raise' '
 	BEGIN {
 		gsub(/[\\\n]/, "", calls)
 		call = "(^|[^A-Za-z0-9_.>])(" calls ")[ \t]*[(]"

@@ -22,7 +22,8 @@ START_TEST(bad_options_are_refused_and_leave_the_result_alone)
 		int beyond;
 	} newer = {{.size = sizeof(newer)}, 1};
 
-	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.flags = 1u << 31), &made), -EINVAL);
+	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.flags = 1u << 31), &made),
+			 -EINVAL);
 	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.reapers = 1025), &made),
 			 -EINVAL);
 	ck_assert_int_eq(td_engine_create(&too_small, &made), -EINVAL);

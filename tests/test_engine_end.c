@@ -127,7 +127,8 @@ static int stop_in_wake(enum tdi_sys_call call, uintptr_t addr, size_t length, i
 {
 	(void)length;
 	(void)detail;
-	if (call == TDI_SYS_futex_wake && addr == (uintptr_t)&engine->queues.first->signal &&
+	if (call == TDI_SYS_futex_wake &&
+	    addr == (uintptr_t)&engine->queues.first->signal &&
 	    !atomic_exchange(&stopped_one, true)) {
 		/* the wake itself is made: only its maker is kept from returning */
 		syscall(SYS_futex, addr, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);

@@ -150,7 +150,9 @@ static bool is_of_no_interest(enum tdi_sys_call call)
 {
 	return call == TDI_SYS_futex_wait || call == TDI_SYS_futex_wake ||
 	       call == TDI_SYS_thread_create || call == TDI_SYS_thread_name ||
-	       call == TDI_SYS_thread_sched || call == TDI_SYS_write;
+	       call == TDI_SYS_thread_sched ||
+	       call == TDI_SYS_thread_nice || call == TDI_SYS_getaffinity ||
+	       call == TDI_SYS_setaffinity || call == TDI_SYS_write;
 }
 
 static void fail_everywhere(int err, bool for_good)

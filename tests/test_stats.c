@@ -98,7 +98,9 @@ START_TEST(json_says_the_same_as_the_struct)
 {
 	struct td_space_stats of_space;
 	struct td_engine_stats of_engine;
-	char json[1024];
+	struct td_reaper_stats of_reaper;
+	struct td_thread_stats of_thread;
+	char json[2048];
 	size_t length = 0;
 	void *addr;
 
@@ -116,12 +118,27 @@ START_TEST(json_says_the_same_as_the_struct)
 	TD_ENGINE_STATS(CHECK)
 #undef CHECK
 	ck_assert_uint_eq(value_of(json, "works_in_caller"), 1);
+	ck_assert_int_eq(td_engine_reaper_stats(engine, 0, &of_reaper), 0);
+	ck_assert_int_eq(td_engine_reaper_stats_json(engine, 0, json, sizeof(json), NULL),
+			 0);
+#define CHECK(name, text) ck_assert_uint_eq(value_of(json, #name), of_reaper.name);
+	TD_REAPER_STATS(CHECK)
+#undef CHECK
+	ck_assert_uint_gt(value_of(json, "tid"), 0);
+	ck_assert_int_eq(td_engine_reaper_stats_json(engine, 1, json, sizeof(json), NULL),
+			 -EINVAL);
+	ck_assert_int_eq(td_thread_stats(&of_thread), 0);
+	ck_assert_int_eq(td_thread_stats_json(json, sizeof(json), NULL), 0);
+#define CHECK(name, text) ck_assert_uint_eq(value_of(json, #name), of_thread.name);
+	TD_THREAD_STATS(CHECK)
+#undef CHECK
+	ck_assert_uint_gt(value_of(json, "slices_as_caller"), 0);
 }
 END_TEST
 
 START_TEST(a_buffer_too_small_is_told_and_untouched)
 {
-	char json[1024], *exact;
+	char json[2048], *exact;
 	size_t length = 0, kept = 7;
 
 	ck_assert_int_eq(td_engine_stats_json(engine, NULL, 0, &length), 0);

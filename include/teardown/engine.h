@@ -83,8 +83,10 @@ struct td_engine_opts {
 	size_t munmap_threshold;
 
 	/*
-	 * Where and how reapers run. One that could not be placed so runs all the same
-	 * and is counted in reapers_unplaced. (row A8)
+	 * Where and how reapers run, and the engine's other threads: of these only
+	 * `sched` does not hold, since they do little and others wait for it. One that
+	 * could not be placed so runs all the same and is counted in reapers_unplaced,
+	 * and in the counter of what it did not get. (row A8)
 	 */
 	const void *cpus; /* a cpu_set_t of cpus_size bytes, as for CPU_ALLOC(3); NULL =
 			     the creator's. Copied */
@@ -92,7 +94,8 @@ struct td_engine_opts {
 	enum td_sched sched;
 	int nice;	    /* -20 to 19; 0 = the creator's */
 	const char *cgroup; /* directory of a threaded cgroup (v2), or of one of any v1
-			       hierarchy; NULL = the creator's. Copied */
+			       hierarchy; NULL = the creator's. Copied. Its threads file
+			       is written to: the creator must be allowed that */
 
 	/* Reapers release no more than so many bytes a second, together. 0 = no limit.
 	 * See td_engine_set_rate(). */
@@ -110,15 +113,16 @@ struct td_engine_opts {
 					__VA_ARGS__})
 
 /*
- * Makes an engine and starts its reapers: all signals blocked, SCHED_BATCH so that
- * waking one never preempts the thread that woke it, idle on a futex until there is
- * work.
+ * Makes an engine and starts its reapers: all signals blocked, SCHED_BATCH unless said
+ * otherwise, so that waking one never preempts the thread that woke it, idle on a futex
+ * until there is work.
  *
  *   opts  options, or NULL for the defaults
  *   ret   the engine
  *
- * Returns 0; -EINVAL: unknown flag, too many reapers or opts->size too small; -E2BIG:
- * the options set a field that this library does not know; -ENOMEM; -EAGAIN: a thread
+ * Returns 0; -EINVAL: unknown flag, too many reapers, opts->size too small, a set of no
+ * CPUs, or the path of a cgroup that is empty or longer than a path can be; -E2BIG: the
+ * options set a field that this library does not know; -ENOMEM; -EAGAIN: a thread
  * could not be started. On failure nothing is left behind.
  * Ownership: the caller's, until td_engine_destroy().
  * Context: may block; allocates. Any thread; no RCU registration needed.

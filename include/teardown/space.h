@@ -81,19 +81,19 @@ bool td_space_get_not_zero(td_space *space);
 
 /*
  * Gives a user back. The last one is "gone": waiters are woken, and the memory goes to
- * the engine's reapers (row A5). The caller is held for microseconds whatever the size:
- * no lock of the library's, no allocation, at most one futex wake for a reaper, one for
- * threads that wait for "gone", and a write for each eventfd that does. Putting more
- * users than there are stops the process with a message that names the space. NULL is
- * allowed and does nothing. Returns 0; -ECHILD, with nothing changed. Context: anywhere,
- * callbacks included. On an engine without threads the caller frees the memory itself, in
- * slices.
+ * the thread that is attached, or to the engine's reapers (row A5). The caller is held
+ * for microseconds whatever the size: no lock of the library's, no allocation, at most
+ * one futex wake for a reaper, one for threads that wait for "gone", and a write for each
+ * eventfd that does. Putting more users than there are stops the process with a message
+ * that names the space. NULL is allowed and does nothing. Returns 0; -ECHILD, with
+ * nothing changed. Context: anywhere, callbacks included. On an engine without threads
+ * the caller frees the memory itself, in slices.
  */
 int td_space_put(td_space *space);
 
 /*
  * As td_space_put(), but when this is the last user the memory is freed in the calling
- * thread, in slices, before it returns.
+ * thread, in slices, before it returns. A thread that is attached is sent away.
  * Returns 0; -EINPROGRESS: the kernel refused for now to unmap a part of the empty range
  * (its limit on mappings), or a range that was unmapped before is still with the reapers
  * and cannot be waited for: they go on with it; -ECHILD. A teardown that failed for good
@@ -101,6 +101,42 @@ int td_space_put(td_space *space);
  * callbacks included.
  */
 int td_space_put_sync(td_space *space);
+
+/*
+ * Attaches the calling thread to a living space as its reaper: it sleeps until the last
+ * user has gone, and then frees the memory itself, in slices, at its own priority and on
+ * the account of its own cgroup. The last td_space_put() wakes it instead of a reaper of
+ * the engine. While it sleeps it keeps the object and never the memory. (rows A1, A4-A8)
+ *
+ *   space       the caller holds a count, or holds it lazily: with a user it would wait
+ *               for itself
+ *   flags       0
+ *   timeout_ns  how long to sleep, in nanoseconds; 0 attaches only for a moment;
+ *               TD_FOREVER. Runs out only while there are users.
+ *
+ * Returns 0: the memory is reclaimed; -EINPROGRESS, as td_space_put_sync(): the engine's
+ * reapers go on with what is left. With nothing done: -ETIMEDOUT: there still are users;
+ * -ECANCELED: td_space_reap_cancel() was called; -EEXIST: another thread is attached (row
+ * A2); -ENXIO: there are no users any more, or the last one was put by
+ * td_space_put_sync(), which frees the memory itself (row A3); -EINVAL: NULL, unknown
+ * flags; -EDEADLK: called on a reaper of its engine; -ECHILD. A teardown that failed for
+ * good reports through td_space_wait().
+ * Context: blocks on a futex, without CPU, and then for as long as the memory takes; not
+ * in a callback of its engine, nor inside a read-side critical section. For a moment,
+ * before it sleeps, it is a user: if the last other one leaves then, the memory is freed
+ * without sleeping (row A6), and td_space_get_not_zero() may succeed once more.
+ */
+int td_space_reap(td_space *space, unsigned flags, int64_t timeout_ns);
+
+/*
+ * Detaches the thread that is attached: its td_space_reap() returns -ECANCELED, soon, and
+ * another one may attach at once. The last put goes to the engine's reapers again.
+ *
+ * Returns 0; -ENOENT: none is attached; -EALREADY: the last user has gone, and whoever
+ * was attached is at work; -EINVAL: NULL; -ECHILD. Context: anywhere, callbacks included;
+ * does not block; the caller holds a user or a count. (row A7)
+ */
+int td_space_reap_cancel(td_space *space);
 
 /*
  * Take and give back a count: it keeps the object, never its memory (row A4). The

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Counters of an engine, of a space and of a batch. Each list below is the one place
- * where a counter is named: the struct, its reader and its JSON are made from it.
+ * Counters of an engine, its reapers, a thread, a space and a batch. Each list below is
+ * the one place where a counter is named: the struct, its reader and its JSON are made
+ * from it.
  *
  * Counters are read one by one while others count on: each is right, their sum may be
  * a moment apart.
@@ -19,7 +20,12 @@ extern "C" {
 /* X(name, what it counts) */
 #define TD_ENGINE_STATS(X)                                                               \
 	X(reapers, "reaper threads")                                                     \
-	X(reapers_unplaced, "reapers that could not be set to SCHED_BATCH or named")     \
+	X(reapers_unplaced, "the engine's threads that did not get all of the below")    \
+	X(unplaced_name, "of these, could not be named")                                 \
+	X(unplaced_cgroup, "could not enter the cgroup")                                 \
+	X(unplaced_cpus, "were not let on those CPUs")                                   \
+	X(unplaced_sched, "could not be set to that scheduling policy")                  \
+	X(unplaced_nice, "could not be given that nice level")                           \
 	X(works_submitted, "works submitted, spaces included")                           \
 	X(works_pending, "works submitted and not yet done")                             \
 	X(works_done, "works that ended, in whatever way")                               \
@@ -27,6 +33,7 @@ extern "C" {
 	X(works_failed, "works that ended with an error, abandoned ones included")       \
 	X(bytes_pending, "bytes of cost submitted and not yet released")                 \
 	X(bytes_reclaimed, "bytes released")                                             \
+	X(bytes_in_caller, "of these, by others than its reapers")                       \
 	X(munmaps_deferred, "ranges taken out of sight at once and freed later")         \
 	X(munmaps_in_caller, "ranges of such a size that the caller freed all the same") \
 	X(bytes_quarantined, "bytes out of sight and not yet released")                  \
@@ -35,7 +42,29 @@ extern "C" {
 	X(moves_home, "times that a work went to the node that has its pages")           \
 	X(pauses, "slices that could not go on and were put off")                        \
 	X(cpu_ns, "CPU time of all slices and callbacks, ns")                            \
+	X(cpu_in_caller_ns, "of this, in others than its reapers")                       \
+	X(psi_watched, "1: a thread waits for the kernel to say that memory is short")   \
+	X(pressure_events, "times that it did")                                          \
+	X(pressure, "the level in force, as an enum td_pressure")                        \
 	X(grace_periods, "grace periods waited for, by all batches together")
+
+#define TD_REAPER_STATS(X)                                                               \
+	X(tid, "of the thread, as gettid(2) has it")                                     \
+	X(cpu, "where it ran last")                                                      \
+	X(node, "the NUMA node of that CPU")                                             \
+	X(slices, "slices run")                                                          \
+	X(bytes_reclaimed, "bytes released")                                             \
+	X(cpu_ns, "CPU time of these slices and of callbacks, ns")
+
+/* Of whatever engines. Not in it: objects that it freed while it added to a batch. */
+#define TD_THREAD_STATS(X)                                                               \
+	X(slices, "slices run")                                                          \
+	X(slices_as_reaper, "of these, as a reaper of an engine")                        \
+	X(slices_attached, "as the reaper of a space")                                   \
+	X(slices_as_helper, "of whatever was in turn, see td_engine_relieve()")          \
+	X(slices_as_caller, "of what it put, unmapped or submitted itself")              \
+	X(bytes_reclaimed, "bytes released")                                             \
+	X(cpu_ns, "CPU time of these slices and of callbacks, ns")
 
 #define TD_SPACE_STATS(X)                                                                \
 	X(users, "users now")                                                            \
@@ -63,6 +92,12 @@ extern "C" {
 struct td_engine_stats {
 	TD_ENGINE_STATS(TD_STATS_FIELD_)
 };
+struct td_reaper_stats {
+	TD_REAPER_STATS(TD_STATS_FIELD_)
+};
+struct td_thread_stats {
+	TD_THREAD_STATS(TD_STATS_FIELD_)
+};
 struct td_space_stats {
 	TD_SPACE_STATS(TD_STATS_FIELD_)
 };
@@ -72,12 +107,16 @@ struct td_batch_stats {
 #undef TD_STATS_FIELD_
 
 /*
- * Read the counters. engine NULL = the default engine.
- * Return 0; -EINVAL: no space, no batch; -ECHILD; the engine's also -ENOMEM (default
- * engine). Context: do not block; the caller holds a user or a count of the space. (row
- * A8)
+ * Read the counters. engine NULL = the default engine; index: of the reaper, from 0; the
+ * thread is the calling one.
+ * Return 0; -EINVAL: no such reaper, no space, no batch; -ECHILD; the engine's also
+ * -ENOMEM (default engine). Context: do not block; the caller holds a user or a count of
+ * the space. (row A8)
  */
 int td_engine_stats(td_engine *engine, struct td_engine_stats *ret);
+int td_engine_reaper_stats(td_engine *engine, unsigned index,
+			   struct td_reaper_stats *ret);
+int td_thread_stats(struct td_thread_stats *ret);
 int td_space_stats(td_space *space, struct td_space_stats *ret);
 int td_batch_stats(td_batch *batch, struct td_batch_stats *ret);
 
@@ -91,6 +130,9 @@ int td_batch_stats(td_batch *batch, struct td_batch_stats *ret);
  * buf is untouched too. Context: as above.
  */
 int td_engine_stats_json(td_engine *engine, char *buf, size_t size, size_t *ret);
+int td_engine_reaper_stats_json(td_engine *engine, unsigned index, char *buf, size_t size,
+				size_t *ret);
+int td_thread_stats_json(char *buf, size_t size, size_t *ret);
 int td_space_stats_json(td_space *space, char *buf, size_t size, size_t *ret);
 int td_batch_stats_json(td_batch *batch, char *buf, size_t size, size_t *ret);
 
