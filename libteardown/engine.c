@@ -16,7 +16,7 @@
 
 #define REAPERS_MAX 1024u
 #define KNOWN_FLAGS                                                                      \
-	(TD_ENGINE_NO_STEAL | TD_ENGINE_UNBOUND | TD_ENGINE_FAST | TD_ENGINE_NO_PSI)
+	(TD_ENGINE_NO_STEAL | TD_ENGINE_UNBOUND | TD_ENGINE_FAST | TD_ENGINE_PSI)
 
 /*
  * ---- fork ----

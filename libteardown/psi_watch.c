@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-enum { NONE, STARTS, RUNS, ENDED };
+enum { NONE, STARTS, RUNS, ENDED, ROBBED }; /* ROBBED: ended, for W3 */
 
 #define STOP 0 /* index of its eventfd among the polled; the triggers follow */
 #define STOP_AGAIN_NS 1000000
@@ -19,6 +19,7 @@ enum { NONE, STARTS, RUNS, ENDED };
 struct seen {
 	struct pollfd fds[1 + TDI_PSI_TRIGGERS];
 	uint64_t until_ns[TD_PRESSURE_FULL + 1]; /* of each level: W1 */
+	bool robbed;				 /* W3 */
 };
 
 static void enter_state(struct tdi_psi_watch *watch, uint32_t state)
@@ -65,8 +66,7 @@ static int look(struct tdi_psi_watch *watch, struct seen *seen, uint64_t deadlin
 		if (seen->fds[i].revents & POLLNVAL) { /* W3 */
 			tdi_warn("memory pressure is not watched any more: a descriptor "
 				 "of the library's was closed");
-			psi->nr = 0;
-			watch->stop_fd = -1;
+			seen->robbed = true;
 			return -1;
 		}
 	}
@@ -86,7 +86,8 @@ static int look(struct tdi_psi_watch *watch, struct seen *seen, uint64_t deadlin
 	return events;
 }
 
-static void watch_on(struct td_engine *engine)
+/* Returns the state in which it ends. */
+static uint32_t watch_on(struct td_engine *engine)
 {
 	struct tdi_psi_watch *watch = &engine->psi_watch;
 	enum td_pressure level = TD_PRESSURE_NONE, now;
@@ -108,6 +109,7 @@ static void watch_on(struct td_engine *engine)
 	}
 	if (level != TD_PRESSURE_NONE) /* nobody will say when it is over */
 		tdi_pressure_tell(engine, TD_PRESSURE_NONE);
+	return seen.robbed ? ROBBED : ENDED;
 }
 
 static void *psi_thread(void *arg)
@@ -119,8 +121,7 @@ static void *psi_thread(void *arg)
 	/* As the grace thread: what it says must come when the machine is busy. */
 	tdi_place(&engine->placement, name, NULL, TDI_PLACE_KEEP_POLICY);
 	enter_state(&engine->psi_watch, RUNS);
-	watch_on(engine);
-	enter_state(&engine->psi_watch, ENDED);
+	enter_state(&engine->psi_watch, watch_on(engine));
 	return NULL;
 }
 
@@ -148,7 +149,7 @@ void tdi_psi_watch_start(struct td_engine *engine)
 
 	watch->stop_fd = -1;
 	watch->psi.nr = 0;
-	if (engine->flags & TD_ENGINE_NO_PSI)
+	if (!(engine->flags & TD_ENGINE_PSI))
 		return;
 	tdi_psi_open(&watch->psi);
 	if (watch->psi.nr == 0)
@@ -179,7 +180,8 @@ void tdi_psi_watch_stop(struct td_engine *engine)
 	while (state_of(watch) == RUNS && tdi_sys_write(watch->stop_fd, &one, 8) < 0)
 		tdi_sys_pause(STOP_AGAIN_NS);
 	tdi_sys_thread_join(watch->thread);
-	close_all(watch);
+	if (state_of(watch) != ROBBED)
+		close_all(watch);
 	atomic_store_explicit(&watch->state, NONE, memory_order_relaxed);
 }
 
@@ -187,7 +189,7 @@ void tdi_psi_watch_reset(struct td_engine *engine)
 {
 	struct tdi_psi_watch *watch = &engine->psi_watch;
 
-	if (state_of(watch) != NONE)
+	if (state_of(watch) == RUNS || state_of(watch) == ENDED)
 		close_all(watch);
 	atomic_store_explicit(&watch->state, NONE, memory_order_relaxed);
 	atomic_store_explicit(&watch->events, 0, memory_order_relaxed);

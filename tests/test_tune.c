@@ -7,12 +7,10 @@
 #include <teardown.h>
 #include <unistd.h>
 
-/* Pressure would put the rate off, and there is no telling what this machine is at. */
 static void make(const struct td_engine_opts *opts)
 {
 	struct td_engine_opts own = *opts;
 
-	own.flags |= TD_ENGINE_NO_PSI;
 	if (!own.reapers)
 		own.reapers = 1;
 	ck_assert_int_eq(td_engine_create(&own, &engine), 0);
