@@ -14,8 +14,9 @@
 #define OBJECTS_MAX 1000000000u
 
 static const struct bench_scenario *const scenarios[] = {
-	&bench_put,   &bench_reclaim, &bench_unmap, &bench_threshold, &bench_lookup,
-	&bench_stall, &bench_slices,  &bench_batch, &bench_refs,
+	&bench_put,    &bench_reclaim, &bench_unmap,  &bench_threshold,
+	&bench_lookup, &bench_stall,   &bench_slices, &bench_batch,
+	&bench_refs,   &bench_small,   &bench_budget, &bench_foreground,
 };
 #define NR_SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 
@@ -29,7 +30,7 @@ static int help(void)
 	       "scenarios, with the sizes they take by default:\n",
 	       OBJECTS_MAX, BENCH_REPEAT_MAX, REPEAT_DEFAULT);
 	for (size_t i = 0; i < NR_SCENARIOS; i++)
-		printf("  %-9s %s\n", scenarios[i]->name, scenarios[i]->what);
+		printf("  %-10s %s\n", scenarios[i]->name, scenarios[i]->what);
 	return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 

@@ -16,13 +16,14 @@
  *   td_munmap  in place of munmap(2), for any memory                   (munmap.h)
  *   td_batch   objects freed under RCU, at the cost of a store         (batch.h)
  *   shrinkers  what frees memory when it is short                      (pressure.h)
+ *   progress   how far it has come, and how long the rest will take    (progress.h)
  *
  * Conventions: functions return 0 or a negative errno value; results come through
  * the last argument, which is left untouched on failure; option structs carry their
  * size, and zero in a field means its default; unknown flags get -EINVAL; functions
  * that destroy or drop accept NULL; timeouts are in nanoseconds, 0 polls, and
  * TD_FOREVER waits without end. After fork() every call on an engine, space or batch made
- * in the parent answers -ECHILD in the child.
+ * in the parent answers -ECHILD in the child; td_engine_restart() makes an engine usable.
  */
 #ifndef TEARDOWN_H
 #define TEARDOWN_H
@@ -32,6 +33,7 @@
 #include <teardown/lazy.h>
 #include <teardown/munmap.h>
 #include <teardown/pressure.h>
+#include <teardown/progress.h>
 #include <teardown/region.h>
 #include <teardown/space.h>
 #include <teardown/stats.h>

@@ -3,6 +3,7 @@
 #include "batch_internal.h"
 #include "grace.h"
 #include "sys.h"
+#include "trace.h"
 
 #include <string.h>
 
@@ -29,6 +30,8 @@ static bool help(struct td_batch *batch)
 	tdi_reaping_enter(&here, batch->engine);
 	n = tdi_batch_free_some(batch, false);
 	tdi_reaping_leave(&here);
+	if (n > 0)
+		tdi_trace_help(batch->engine->name, TDI_HELP_OBJECTS, n);
 	atomic_fetch_add_explicit(&batch->objects_helped, n, memory_order_relaxed);
 	return n > 0;
 }
@@ -225,7 +228,7 @@ static bool put_pointer(struct td_batch *batch, void *object, size_t bytes)
 static int add_slow(struct td_batch *batch, void *object, struct td_batch_node *node,
 		    size_t bytes)
 {
-	int err = tdi_engine_check(batch->engine);
+	int err = tdi_batch_check_process(batch);
 
 	if (err)
 		return err;

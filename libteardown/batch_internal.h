@@ -43,7 +43,8 @@ struct td_batch {
 	struct tdi_batch_front front;
 	/* Constant after creation; but for the pool and the groups, which grow. */
 	struct td_engine *engine;
-	bool helps;   /* threads that add may call free_bulk */
+	unsigned generation; /* of the process that made it */
+	bool helps;	     /* threads that add may call free_bulk */
 	bool private; /* the engine's own: without groups and pages, and no reference */
 	uint64_t close_bytes, close_age_ns, max_bytes;
 	uint64_t report_bytes; /* a group counts what it holds when it is so much */
@@ -88,6 +89,12 @@ struct td_batch {
 };
 
 _Static_assert(offsetof(struct td_batch, front) == 0, "a front is its batch");
+
+/* 0, or -ECHILD, though its engine may have been restarted. */
+static inline int tdi_batch_check_process(const struct td_batch *batch)
+{
+	return tdi_likely(batch->generation == tdi_fork_generation) ? 0 : -ECHILD;
+}
 
 /* 0; -EINVAL: no batch, unknown flags (of enum td_batch_when); -ECHILD. */
 int tdi_batch_check(const struct td_batch *batch, unsigned flags);

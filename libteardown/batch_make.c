@@ -43,7 +43,7 @@ int tdi_batch_check(const struct td_batch *batch, unsigned flags)
 
 	if (!batch || (flags & ~(unsigned)TD_BATCH_NO_READERS) != 0)
 		return -EINVAL;
-	err = tdi_engine_check(batch->engine);
+	err = tdi_batch_check_process(batch);
 	if (!err)
 		check_readers(batch, flags);
 	return err;
@@ -149,6 +149,7 @@ static struct td_batch *batch_alloc(struct td_engine *engine)
 		return NULL;
 	memset(batch, 0, sizeof(*batch));
 	batch->engine = engine;
+	batch->generation = tdi_fork_generation;
 	tdi_chain_init(&batch->open);
 	tdi_chain_init(&batch->direct);
 	tdi_chain_init(&batch->ready.nodes);

@@ -105,12 +105,9 @@ void tdi_cells_free(void *cell)
 	free(unused);
 }
 
-void tdi_cells_before_fork(void)
+void tdi_cells_after_fork_in_child(void)
 {
-	pthread_mutex_lock(&lock);
-}
-
-void tdi_cells_after_fork(void)
-{
-	pthread_mutex_unlock(&lock);
+	/* Somebody who is not here may have been at the list. */
+	partial = NULL;
+	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 }

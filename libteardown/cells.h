@@ -15,8 +15,7 @@
 void *tdi_cells_alloc(void);	 /* zeroed; NULL without memory */
 void tdi_cells_free(void *cell); /* NULL is allowed */
 
-/* Around a fork. */
-void tdi_cells_before_fork(void);
-void tdi_cells_after_fork(void);
+/* In a child new blocks are begun: those there are stay the parent's. */
+void tdi_cells_after_fork_in_child(void);
 
 #endif

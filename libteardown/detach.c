@@ -8,11 +8,23 @@
 #include <sys/mman.h>
 
 /*
- * Held for reading from the first move to the marks, for writing by a fork: D4. Writers
+ * Held for reading from the reservation to the marks, for writing by a fork: D4. Writers
  * first, or threads that unmap all the time would keep a fork waiting for ever.
  */
 #define FORK_LOCK_INITIALIZER PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP
 static pthread_rwlock_t fork_lock = FORK_LOCK_INITIALIZER;
+
+/*
+ * For so long a detach waits for a fork, and then is refused: an allocator may be
+ * unmapping with a lock of its own held, which the fork is waiting for.
+ */
+#define FORK_WAIT_NS 1000000000
+
+static bool keep_forks_out(void)
+{
+	return pthread_rwlock_tryrdlock(&fork_lock) == 0 ||
+	       tdi_sys_rdlock_until(&fork_lock, tdi_sys_deadline(FORK_WAIT_NS)) == 0;
+}
 
 void tdi_detach_before_fork(void)
 {
@@ -264,11 +276,13 @@ static int unmap_refused(const struct move *move)
 
 static bool mark(const struct tdi_quarantine *quarantine, size_t length)
 {
-	void *start = (void *)quarantine->start;
+	size_t reserved = quarantine->reserved_end - quarantine->reserved;
 
-	/* A child would get a copy of what is doomed, and keep its pages. */
-	return tdi_sys_madvise(start, length, MADV_DONTFORK) == 0 &&
-	       tdi_sys_madvise(start, length, MADV_DONTDUMP) == 0;
+	/* A child would get a copy of what is doomed, and keep its pages; and what is
+	 * reserved around it, for good. */
+	return tdi_sys_madvise((void *)quarantine->reserved, reserved, MADV_DONTFORK) ==
+		       0 &&
+	       tdi_sys_madvise((void *)quarantine->start, length, MADV_DONTDUMP) == 0;
 }
 
 int tdi_detach(uintptr_t start, size_t length, const struct tdi_piece *pieces,
@@ -281,21 +295,22 @@ int tdi_detach(uintptr_t start, size_t length, const struct tdi_piece *pieces,
 	/* One that is sealed could neither be moved nor unmapped later on. */
 	for (unsigned i = 0; !err && nr_pieces > 1 && i < nr_pieces; i++)
 		err = tdi_vma_check_movable(pieces[i].start);
-	if (!err)
-		err = reserve(start, length, huge_page, &quarantine);
+	if (!err && !keep_forks_out())
+		err = -EAGAIN;
 	if (err)
 		return err;
-	pthread_rwlock_rdlock(&fork_lock);
-	err = move_pieces(&move);
-	if (!err)
-		err = unmap_refused(&move);
-	if (!err)
-		quarantine.exposed = !mark(&quarantine, length);
-	pthread_rwlock_unlock(&fork_lock);
-	if (err) {
-		unreserve(&quarantine);
-		return err;
+	err = reserve(start, length, huge_page, &quarantine);
+	if (!err) {
+		err = move_pieces(&move);
+		if (!err)
+			err = unmap_refused(&move);
+		if (err)
+			unreserve(&quarantine);
+		else
+			quarantine.exposed = !mark(&quarantine, length);
 	}
-	*ret = quarantine;
-	return 0;
+	pthread_rwlock_unlock(&fork_lock);
+	if (!err)
+		*ret = quarantine;
+	return err;
 }

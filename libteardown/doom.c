@@ -4,6 +4,7 @@
 
 #include <limits.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /*
  * Where measuring begins and between what bounds it moves, in pages. A step is never
@@ -227,8 +228,8 @@ static unsigned parallelism(const struct tdi_doom *doom)
  * TD_WORK_MORE with a job, or why there is none. Extents that were put aside have another
  * try at the start of a slice, and none within it.
  */
-static int claim(struct tdi_doom *doom, bool slice_begins, const struct td_slice *slice,
-		 struct job *job)
+static int claim(struct tdi_doom *doom, bool slice_begins, bool keep_shared,
+		 const struct td_slice *slice, struct job *job)
 {
 	struct tdi_extent *extent;
 
@@ -240,7 +241,8 @@ static int claim(struct tdi_doom *doom, bool slice_begins, const struct td_slice
 	if (extent) {
 		/* At most one extent a reaper is passed over. */
 		do {
-			if (claim_from(extent, slice, job)) {
+			if (!(keep_shared && tdi_extent_is_shared(extent)) &&
+			    claim_from(extent, slice, job)) {
 				doom->busy++;
 				return TD_WORK_MORE;
 			}
@@ -254,6 +256,18 @@ static int claim(struct tdi_doom *doom, bool slice_begins, const struct td_slice
 }
 
 /* ---- doing, without the lock ---- */
+
+/*
+ * A child would get what is dying, and keep its pages for as long as it lives: from the
+ * first step on it gets nothing of it, and a fork has less to do. What cannot be marked
+ * (at the limit on mappings, for this may split one) is inherited.
+ */
+static void keep_from_children(const struct tdi_extent *extent)
+{
+	if (!(extent->backing.flags & TDI_EXTENT_NO_FORK))
+		(void)tdi_sys_madvise((void *)extent->start, extent->length,
+				      MADV_DONTFORK);
+}
 
 static bool is_passing(int err)
 {
@@ -272,6 +286,8 @@ static int do_job(struct tdi_doom *doom, struct job *job)
 		return kind->release(extent, job->start - extent->start, job->length,
 				     &job->released);
 	case JOB_ZAP:
+		if (job->start == extent->start)
+			keep_from_children(extent);
 		return kind->zap(extent, job->start, job->length);
 	case JOB_UNMAP:
 		break;
@@ -440,7 +456,7 @@ static bool end_job(struct tdi_doom *doom, const struct job *job, int err,
 	return done;
 }
 
-int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
+int tdi_doom_slice_of(struct tdi_doom *doom, struct td_slice *slice, bool keep_shared)
 {
 	uint64_t now = tdi_sys_now_ns();
 	struct job job = {0};
@@ -452,7 +468,7 @@ int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
 		int err;
 
 		pthread_mutex_lock(&doom->lock);
-		result = claim(doom, slice_begins, slice, &job);
+		result = claim(doom, slice_begins, keep_shared, slice, &job);
 		slice_begins = false;
 		slice->parallel = parallelism(doom);
 		pthread_mutex_unlock(&doom->lock);
@@ -496,4 +512,23 @@ struct tdi_extent *tdi_doom_leftover(struct tdi_doom *doom)
 	if (extent)
 		list_remove(list, extent);
 	return extent;
+}
+
+static bool has_unshared(const struct tdi_extent *list)
+{
+	const struct tdi_extent *extent = list;
+
+	while (extent && tdi_extent_is_shared(extent))
+		extent = extent->next == list ? NULL : extent->next;
+	return extent != NULL;
+}
+
+bool tdi_doom_has_unshared(struct tdi_doom *doom)
+{
+	bool has;
+
+	pthread_mutex_lock(&doom->lock);
+	has = has_unshared(doom->live) || has_unshared(doom->stuck);
+	pthread_mutex_unlock(&doom->lock);
+	return has;
 }

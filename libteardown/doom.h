@@ -35,6 +35,7 @@ enum tdi_extent_flags {
 	TDI_EXTENT_LOCKED = 1u << 0,	/* known to be locked: spares a call */
 	TDI_EXTENT_EXCLUSIVE = 1u << 1, /* shared memory that nobody else uses */
 	TDI_EXTENT_SCRUB = 1u << 2,	/* overwritten before it is released */
+	TDI_EXTENT_NO_FORK = 1u << 3,	/* known to be marked so: no child has it */
 };
 
 /* What an extent's memory is: set up once, and passed on when the range is cut or moved.
@@ -113,8 +114,23 @@ int tdi_extent_prepare(struct tdi_extent *extent, const char *owner);
 void tdi_doom_add(struct tdi_doom *doom, struct tdi_extent *extent);
 void tdi_doom_remove(struct tdi_doom *doom, struct tdi_extent *extent);
 
-/* The work's slice function: enum td_work_result. */
-int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice);
+/*
+ * The work's slice function: enum td_work_result. keep_shared: this slice leaves shared
+ * memory to others; TD_WORK_WAIT when there is nothing else.
+ */
+int tdi_doom_slice_of(struct tdi_doom *doom, struct td_slice *slice, bool keep_shared);
+static inline int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
+{
+	return tdi_doom_slice_of(doom, slice, false);
+}
+
+/* Is there anything but shared memory that has not been released yet? */
+bool tdi_doom_has_unshared(struct tdi_doom *doom);
+
+static inline bool tdi_extent_is_shared(const struct tdi_extent *extent)
+{
+	return extent->backing.kind == &tdi_kind_shared;
+}
 
 /* The node that has the pages of the next step; TDI_NODE_UNKNOWN: nobody can tell. */
 int tdi_doom_node(struct tdi_doom *doom);

@@ -2,35 +2,50 @@
 #include "doomed.h"
 #include "home.h"
 #include "host.h"
+#include "sys.h"
 
 #include <string.h>
+
+#define RESET_PAUSE_NS 1000
 
 static struct tdi_doomed slots[TDI_DOOMED_SLOTS];
 static _Atomic(uint64_t) taken[TDI_DOOMED_SLOTS / 64];
 
-/* Of the process whose slots these are. After a fork they are all free: what they were
- * for is the parent's. */
-static _Atomic(unsigned) slots_generation;
-static pthread_mutex_t reset_lock = PTHREAD_MUTEX_INITIALIZER;
+/*
+ * After a fork they are all free: what they were for is the parent's. Twice the
+ * generation of the process whose slots these are, and one more while they are being
+ * freed: not a lock, which a child of that process could inherit.
+ */
+static _Atomic(unsigned) slots_of;
 
-static void reset_after_fork(unsigned generation)
+static bool are_ours(void)
 {
-	pthread_mutex_lock(&reset_lock);
-	if (atomic_load_explicit(&slots_generation, memory_order_relaxed) != generation) {
-		for (unsigned word = 0; word < TDI_DOOMED_SLOTS / 64; word++)
-			atomic_store_explicit(&taken[word], 0, memory_order_relaxed);
-		/* Release: pairs with the acquire in tdi_doomed_take. */
-		atomic_store_explicit(&slots_generation, generation,
-				      memory_order_release);
-	}
-	pthread_mutex_unlock(&reset_lock);
+	return atomic_load_explicit(&slots_of, memory_order_acquire) ==
+	       2 * tdi_fork_generation;
 }
 
-struct tdi_doomed *tdi_doomed_take(const struct td_engine *engine)
+static void reset_after_fork(void)
 {
-	if (tdi_unlikely(atomic_load_explicit(&slots_generation, memory_order_acquire) !=
-			 engine->generation))
-		reset_after_fork(engine->generation);
+	unsigned resetting = 2 * tdi_fork_generation + 1;
+	unsigned of = atomic_load_explicit(&slots_of, memory_order_relaxed);
+
+	if (of != resetting && !are_ours() &&
+	    atomic_compare_exchange_strong_explicit(&slots_of, &of, resetting,
+						    memory_order_relaxed,
+						    memory_order_relaxed)) {
+		for (unsigned word = 0; word < TDI_DOOMED_SLOTS / 64; word++)
+			atomic_store_explicit(&taken[word], 0, memory_order_relaxed);
+		/* Release: pairs with the acquire in are_ours. */
+		atomic_store_explicit(&slots_of, resetting - 1, memory_order_release);
+	}
+	while (!are_ours()) /* somebody else is at it */
+		tdi_sys_pause(RESET_PAUSE_NS);
+}
+
+struct tdi_doomed *tdi_doomed_take(void)
+{
+	if (tdi_unlikely(!are_ours()))
+		reset_after_fork();
 	for (unsigned word = 0; word < TDI_DOOMED_SLOTS / 64; word++) {
 		uint64_t bits = atomic_load_explicit(&taken[word], memory_order_relaxed);
 
@@ -64,7 +79,8 @@ static int doomed_slice(struct td_work *work, struct td_slice *slice)
 		return TD_WORK_MORE;
 	if (!atomic_exchange_explicit(&doomed->trimmed, true, memory_order_relaxed))
 		(void)tdi_detach_trim(&doomed->quarantine, doomed->extent.length);
-	result = tdi_doom_slice(&doomed->doom, slice);
+	result = tdi_doom_slice_of(&doomed->doom, slice,
+				   tdi_reaping_how() & TDI_REAPING_KEEP_SHARED);
 	if (slice->released > 0 && doomed->owner)
 		doomed->owner->released(doomed->owner, slice->released);
 	return result;
@@ -105,6 +121,14 @@ static const struct td_work_ops doomed_ops = {
 	.done = doomed_done,
 };
 
+const struct tdi_doomed *tdi_doomed_of(const struct td_work *work)
+{
+	return work->ops == &doomed_ops
+		       ? (const struct tdi_doomed *)((const char *)work -
+						     offsetof(struct tdi_doomed, work))
+		       : NULL;
+}
+
 void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 		       const struct tdi_extent *extent,
 		       const struct tdi_quarantine *quarantine, const char *name,
@@ -117,6 +141,8 @@ void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 	tdi_extent_init(&doomed->extent, &extent->backing, quarantine->start,
 			extent->length);
 	tdi_extent_carry_on(&doomed->extent, extent);
+	if (!quarantine->exposed)
+		doomed->extent.backing.flags |= TDI_EXTENT_NO_FORK;
 	doomed->engine = engine;
 	doomed->owner = owner;
 	doomed->quarantine = *quarantine;
@@ -125,8 +151,10 @@ void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 	atomic_fetch_add_explicit(&engine->bytes_quarantined, extent->length,
 				  memory_order_relaxed);
 	(void)tdi_work_claim(&doomed->work);
-	if (tdi_unlikely(quarantine->exposed))
+	if (tdi_unlikely(quarantine->exposed)) {
+		tdi_budget_give(engine, extent->length);
 		(void)tdi_engine_run(engine, &doomed->work);
-	else
-		tdi_engine_queue(engine, &doomed->work);
+	} else {
+		tdi_engine_queue_admitted(engine, &doomed->work);
+	}
 }

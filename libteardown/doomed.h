@@ -32,13 +32,16 @@ struct tdi_doomed {
 };
 
 /* A free slot, or NULL. Given back when it is not used; after a submit by itself. */
-struct tdi_doomed *tdi_doomed_take(const struct td_engine *engine);
+struct tdi_doomed *tdi_doomed_take(void);
 void tdi_doomed_give(struct tdi_doomed *doomed);
+
+/* The slot whose work this is, or NULL. */
+const struct tdi_doomed *tdi_doomed_of(const struct td_work *work);
 
 /*
  * Sets the slot up for a range that lies in quarantine, and hands it to the reapers; or
  * frees it in the caller, where the quarantine says that it should not wait. The extent's
- * host is prepared.
+ * host is prepared, and room for its length has been taken: see tdi_budget_admit.
  */
 void tdi_doomed_submit(struct tdi_doomed *doomed, struct td_engine *engine,
 		       const struct tdi_extent *extent,

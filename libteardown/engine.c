@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "cells.h"
-#include "detach.h"
 #include "engine_internal.h"
-#include "group.h"
-#include "lazy.h"
+#include "fork.h"
 #include "nodes.h"
-#include "ranges.h"
 #include "retire.h"
 #include "sys.h"
 
@@ -18,64 +14,13 @@
 #define KNOWN_FLAGS                                                                      \
 	(TD_ENGINE_NO_STEAL | TD_ENGINE_UNBOUND | TD_ENGINE_FAST | TD_ENGINE_PSI)
 
-/*
- * ---- fork ----
- * Threads do not survive a fork, so the engines of the parent are dead in the child.
- */
-unsigned tdi_fork_generation; /* written only in a child that has one thread */
-static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
-static int fork_watch_error;
-
-static pthread_mutex_t default_lock = PTHREAD_MUTEX_INITIALIZER;
-
-/* The locks that a child may want for things of its own are not held across a fork. */
-static void before_fork(void)
-{
-	/* First, since they may have to wait, for a detach or a grace period. */
-	tdi_detach_before_fork();
-	tdi_grace_before_fork();
-	pthread_mutex_lock(&default_lock);
-	tdi_ranges_before_fork();
-	tdi_cells_before_fork();
-	tdi_groups_before_fork();
-	tdi_lazy_before_fork();
-}
-
-static void after_fork_in_parent(void)
-{
-	tdi_groups_after_fork(false);
-	tdi_lazy_after_fork(false);
-	tdi_cells_after_fork();
-	tdi_ranges_after_fork(false);
-	pthread_mutex_unlock(&default_lock);
-	tdi_grace_after_fork(false);
-	tdi_detach_after_fork(false);
-}
-
-static void after_fork_in_child(void)
-{
-	tdi_groups_after_fork(true);
-	tdi_lazy_after_fork(true);
-	tdi_cells_after_fork();
-	tdi_ranges_after_fork(true);
-	pthread_mutex_unlock(&default_lock);
-	tdi_grace_after_fork(true);
-	tdi_detach_after_fork(true);
-	tdi_fork_generation++;
-}
-
-static void watch_forks(void)
-{
-	fork_watch_error =
-		-pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-}
-
 /* ---- lifecycle ---- */
 
 static void engine_free(struct td_engine *engine)
 {
 	tdi_retire_destroy(engine);
 	tdi_placement_destroy(&engine->placement);
+	tdi_progress_destroy(&engine->progress);
 	tdi_grace_destroy(&engine->grace);
 	tdi_tune_destroy(engine);
 	pthread_mutex_destroy(&engine->shrinkers.lock);
@@ -104,17 +49,55 @@ static int options_check(const struct td_engine_opts *opts)
 	return 0;
 }
 
+void tdi_engine_reset(struct td_engine *engine)
+{
+	uint64_t limit =
+		atomic_load_explicit(&engine->budget.limit, memory_order_relaxed);
+
+	/* Only where the engine was the parent's: its locks are nobody's, and what it
+	 * has in its lists stays where it is. */
+	memset(engine, 0, TDI_ENGINE_RESET_SIZE);
+	tdi_budget_reset(&engine->budget, limit);
+	tdi_progress_reset(&engine->progress);
+	memset(engine->reapers, 0, engine->max_reapers * sizeof(engine->reapers[0]));
+	tdi_placement_reset(&engine->placement);
+	tdi_queues_reset(&engine->queues);
+	tdi_psi_watch_reset(engine);
+	tdi_tune_reset(engine);
+	tdi_ref_init(&engine->refs, 1);
+	tdi_gate_init(&engine->gate);
+	tdi_grace_init(&engine->grace);
+	pthread_mutex_init(&engine->shrinkers.lock, NULL);
+	atomic_init(&engine->shrinkers.holder, 0);
+}
+
+int tdi_engine_start(struct td_engine *engine, unsigned reapers)
+{
+	int err = tdi_retire_init(engine);
+
+	if (!err)
+		err = tdi_reapers_start(engine, reapers);
+	if (!err && reapers > 0)
+		err = tdi_grace_start(engine);
+	if (err) {
+		tdi_reapers_stop(engine);
+		tdi_retire_destroy(engine);
+	} else if (reapers > 0) {
+		tdi_psi_watch_start(engine);
+	}
+	return err;
+}
+
 /* reapers is taken as it is: 0 makes an engine whose works run in their callers. */
 static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 		      struct td_engine **ret)
 {
 	struct td_engine *engine;
 	size_t size = sizeof(*engine) + reapers * sizeof(engine->reapers[0]);
-	int err;
+	int err = tdi_fork_watch();
 
-	pthread_once(&fork_once, watch_forks);
-	if (fork_watch_error)
-		return fork_watch_error;
+	if (err)
+		return err;
 	engine = aligned_alloc(_Alignof(struct td_engine),
 			       tdi_align_up(size, _Alignof(struct td_engine)));
 	if (!engine)
@@ -126,8 +109,7 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 		free(engine);
 		return err;
 	}
-	tdi_ref_init(&engine->refs, 1);
-	tdi_gate_init(&engine->gate);
+	tdi_engine_reset(engine);
 	strncpy(engine->name, opts->name ? opts->name : "reaper",
 		sizeof(engine->name) - 1);
 	engine->flavor = opts->flavor ? opts->flavor : &urcu_memb_flavor;
@@ -135,26 +117,19 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	atomic_init(&engine->munmap_threshold, opts->munmap_threshold
 						       ? opts->munmap_threshold
 						       : TDI_MUNMAP_THRESHOLD);
-	engine->generation = tdi_fork_generation;
+	atomic_init(&engine->generation, tdi_fork_generation);
 	engine->flags = opts->flags;
+	tdi_budget_init(engine, opts->budget, opts->budget_policy);
+	engine->max_reapers = reapers;
 
-	tdi_grace_init(&engine->grace);
-	pthread_mutex_init(&engine->shrinkers.lock, NULL);
-
+	tdi_fork_forget_readers(engine->flavor);
 	err = tdi_placement_init(&engine->placement, opts);
 	if (!err)
-		err = tdi_retire_init(engine);
-	if (!err)
-		err = tdi_reapers_start(engine, reapers);
-	if (!err && reapers > 0)
-		err = tdi_grace_start(engine);
+		err = tdi_engine_start(engine, reapers);
 	if (err) {
-		tdi_reapers_stop(engine);
 		engine_free(engine);
 		return err;
 	}
-	if (reapers > 0)
-		tdi_psi_watch_start(engine);
 	*ret = engine;
 	return 0;
 }
@@ -172,6 +147,7 @@ int td_engine_create(const struct td_engine_opts *given, td_engine **ret)
 }
 
 static _Atomic(struct td_engine *) default_engine;
+static pthread_mutex_t default_lock = PTHREAD_MUTEX_INITIALIZER;
 static __thread bool making_default; /* by malloc, whose owner may come here again */
 
 static int default_make(struct td_engine **ret)
@@ -234,6 +210,12 @@ int tdi_engine_resolve(struct td_engine *given, struct td_engine **ret)
 	return err;
 }
 
+void tdi_engine_after_fork_in_child(void)
+{
+	/* Of one that was being made nobody knows. */
+	default_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+}
+
 const struct rcu_flavor_struct *td_engine_flavor(const td_engine *engine)
 {
 	return engine->flavor;
@@ -278,9 +260,9 @@ static bool is_for_caller(struct td_engine *engine, const struct td_work *work)
 	       work->cost > 0 && !tdi_engine_is_reaper(engine);
 }
 
-TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+TDI_HOT static void queue(struct td_engine *engine, struct td_work *work, bool admitted)
 {
-	tdi_work_begin(engine, work);
+	tdi_work_begin(engine, work, admitted);
 	if (is_for_caller(engine, work))
 		(void)tdi_engine_run_begun(engine, work, TDI_ROLE_CALLER);
 	else if (!push(engine, work, tdi_queues_here(&engine->queues)))
@@ -288,17 +270,27 @@ TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
 }
 
 void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
-			   struct td_work *whole, struct tdi_queue *queue)
+			   struct td_work *whole, struct tdi_queue *to)
 {
 	tdi_work_begin_part(engine, part, whole);
 	atomic_store_explicit(&part->tdi_at_home, 1, memory_order_relaxed);
-	if (!push(engine, part, queue))
+	if (!push(engine, part, to))
 		run_instead(engine, part);
+}
+
+TDI_HOT void tdi_engine_queue(struct td_engine *engine, struct td_work *work)
+{
+	queue(engine, work, false);
+}
+
+TDI_HOT void tdi_engine_queue_admitted(struct td_engine *engine, struct td_work *work)
+{
+	queue(engine, work, true);
 }
 
 int tdi_engine_run(struct td_engine *engine, struct td_work *work)
 {
-	tdi_work_begin(engine, work);
+	tdi_work_begin(engine, work, false);
 	return tdi_engine_run_begun(engine, work, TDI_ROLE_CALLER);
 }
 
@@ -323,18 +315,26 @@ int td_engine_submit(td_engine *given, struct td_work *work)
 	struct td_engine *engine;
 	int err;
 
-	if (!work || !work->ops || !work->ops->slice)
+	if (!work || !work->ops || !work->ops->slice || work->weight > TDI_WEIGHT_MAX)
 		return -EINVAL;
 	err = tdi_engine_resolve(given, &engine);
 	if (err)
 		return err;
 	if (!tdi_work_claim(work))
 		return -EBUSY;
-	tdi_engine_queue(engine, work);
-	return 0;
+	err = tdi_budget_admit(engine, work->cost, true);
+	if (err == -EAGAIN)
+		tdi_work_unclaim(work);
+	else if (err == TDI_IN_PLACE)
+		(void)tdi_engine_run(engine, work);
+	else
+		tdi_engine_queue_admitted(engine, work);
+	return err == -EAGAIN ? err : 0;
 }
 
 /* ---- destroying ---- */
+
+#define BULK_NS 1000000000
 
 static void abandon_leftovers(struct td_engine *engine)
 {
@@ -344,35 +344,64 @@ static void abandon_leftovers(struct td_engine *engine)
 		tdi_work_finish(engine, work, -ECANCELED);
 }
 
-int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns)
+/* What both calls open with. */
+static int may_end(struct td_engine *engine, enum td_exit_mode mode)
 {
-	uint64_t deadline_ns;
-	int err;
+	int err = tdi_engine_check(engine);
 
-	if (!engine)
-		return 0;
-	err = tdi_engine_check(engine);
 	if (err)
 		return err;
 	if ((unsigned)mode > TD_EXIT_ABANDON)
 		return -EINVAL;
-	if (engine == atomic_load_explicit(&default_engine, memory_order_relaxed))
-		return -EPERM;
-	if (tdi_engine_is_reaper(engine))
-		return -EDEADLK;
+	return tdi_engine_is_reaper(engine) ? -EDEADLK : 0;
+}
 
+static int stop(struct td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns)
+{
+	uint64_t deadline_ns =
+		mode == TD_EXIT_DRAIN ? UINT64_MAX : tdi_sys_deadline(timeout_ns);
+	uint64_t bulk_ns = tdi_sys_deadline(BULK_NS);
+	int err = 0;
+
+	if (atomic_exchange_explicit(&engine->stopped, true, memory_order_relaxed))
+		return -EALREADY;
 	tdi_psi_watch_stop(engine);
-	deadline_ns = mode == TD_EXIT_DRAIN ? UINT64_MAX : tdi_sys_deadline(timeout_ns);
-	/* The bulk while submitters still find reapers; then, with the gate closed, what
-	 * came in meanwhile: from here on new work runs in its caller. */
+	/* The bulk while submitters still find reapers, but not for ever: they may be
+	 * faster. Then, with the gate closed, the rest: from here on new work runs in its
+	 * caller. */
 	if (mode != TD_EXIT_ABANDON)
-		err = tdi_engine_drain(engine, deadline_ns);
+		(void)tdi_engine_drain(engine,
+				       deadline_ns < bulk_ns ? deadline_ns : bulk_ns);
 	tdi_gate_close(&engine->gate);
-	if (mode != TD_EXIT_ABANDON && !err)
+	if (mode != TD_EXIT_ABANDON)
 		err = tdi_engine_drain(engine, deadline_ns);
 	tdi_grace_stop(engine, mode == TD_EXIT_ABANDON ? 0 : deadline_ns);
 	tdi_reapers_stop(engine);
 	abandon_leftovers(engine);
-	tdi_engine_put(engine);
 	return err;
+}
+
+int td_engine_stop(td_engine *given, enum td_exit_mode mode, int64_t timeout_ns)
+{
+	struct td_engine *engine = tdi_engine_made(given);
+	int err = engine ? may_end(engine, mode) : 0;
+
+	return engine && !err ? stop(engine, mode, timeout_ns) : err;
+}
+
+int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns)
+{
+	int err;
+
+	if (!engine)
+		return 0;
+	err = may_end(engine, mode);
+	if (err)
+		return err;
+	if (engine == atomic_load_explicit(&default_engine, memory_order_relaxed))
+		return -EPERM;
+	err = stop(engine, mode, timeout_ns);
+	tdi_progress_stop(engine);
+	tdi_engine_put(engine);
+	return err == -EALREADY ? 0 : err;
 }

@@ -8,10 +8,12 @@
 
 #include "account.h"
 #include "base.h"
+#include "budget.h"
 #include "gate.h"
 #include "grace.h"
 #include "pending.h"
 #include "placement.h"
+#include "progress.h"
 #include "psi_watch.h"
 #include "queues.h"
 #include "ref.h"
@@ -42,7 +44,7 @@ struct tdi_shrinkers {
 };
 
 struct td_engine {
-	struct tdi_queues queues;
+	/* ---- made anew when it is restarted in a child ---- */
 
 	/* One reference each: the creator's right to use it, and every space. */
 	struct tdi_ref refs;
@@ -51,38 +53,62 @@ struct td_engine {
 	struct tdi_pending pending; /* works */
 	struct tdi_grace grace;
 	struct td_batch *retired; /* the library's own objects: see retire.h */
-	struct tdi_shrinkers shrinkers;
 
 	/* Counters, relaxed: they order nothing. */
 	_Atomic(uint64_t) works_submitted, works_done, works_in_caller, works_failed;
-	_Atomic(uint64_t) bytes_pending, bytes_reclaimed, slices, pauses, cpu_ns;
+	_Atomic(uint64_t) bytes_reclaimed, slices, pauses, cpu_ns;
 	_Atomic(uint64_t) bytes_in_caller, cpu_in_caller_ns; /* by others than reapers */
 	_Atomic(uint64_t) slices_stolen, moves_home;
+	/* What takes room in the budget; and what does not, since its caller frees it. */
+	_Atomic(uint64_t) bytes_pending, bytes_exempt;
+	struct tdi_budget budget;
 	_Atomic(uint64_t) munmaps_deferred, munmaps_in_caller;
 	_Atomic(uint64_t) bytes_quarantined; /* now */
 	_Atomic(uint32_t) reapers_settled;
+	unsigned nr_reapers;
+	_Atomic(bool) stopped; /* or being so: see td_engine_stop */
 
+	/* ---- kept then ---- */
+	struct tdi_queues queues; /* but for what is in them */
 	struct tdi_tune tune;
 	struct tdi_psi_watch psi_watch;
 	_Atomic(size_t) munmap_threshold; /* relaxed: it guards nothing */
+	struct tdi_shrinkers shrinkers;	  /* but for the lock */
+	/* Of the process whose it is: see tdi_engine_check. */
+	_Atomic(unsigned) generation;
 
 	/* Constant after creation. */
 	unsigned flags; /* enum td_engine_flags */
 	char name[TDI_ENGINE_NAME_SIZE];
 	const struct rcu_flavor_struct *flavor;
-	unsigned generation; /* of the process that made it: see tdi_engine_check */
-	unsigned nr_reapers;
+	/* Nearly so, and read by every put. enum td_budget_policy */
+	_Atomic(unsigned char) budget_policy;
+	unsigned max_reapers;
+	struct tdi_progress progress;
 	struct tdi_placement placement; /* out of the way of a put */
 	struct tdi_reaper reapers[];
 };
 
+#define TDI_ENGINE_RESET_SIZE offsetof(struct td_engine, queues)
+
+/* Of this process: the number of forks between it and the first one. */
 extern unsigned tdi_fork_generation;
 
-/* 0, or -ECHILD: the engine was made in the parent of this process. Every get and put
- * asks: a call would cost them half as much again. */
+/* 0, or -ECHILD: the engine is the parent's, and has not been restarted here. */
 static inline int tdi_engine_check(const struct td_engine *of)
 {
-	return tdi_likely(of->generation == tdi_fork_generation) ? 0 : -ECHILD;
+	/* Acquire: pairs with the release of whoever restarts it. */
+	return tdi_likely(atomic_load_explicit(&of->generation, memory_order_acquire) ==
+			  tdi_fork_generation)
+		       ? 0
+		       : -ECHILD;
+}
+
+/* May a call that finds no room in the budget be refused? */
+static inline bool tdi_budget_refuses(const struct td_engine *of)
+{
+	return atomic_load_explicit(&of->budget_policy, memory_order_relaxed) ==
+	       TD_BUDGET_AGAIN;
 }
 
 /* NULL means the default engine, which is made if need be. 0, -ENOMEM, -ECHILD. */
@@ -98,8 +124,11 @@ void tdi_engine_put(struct td_engine *engine);
 /* Submits without checks: the work is set up and not queued. See td_engine_submit. */
 void tdi_engine_queue(struct td_engine *engine, struct td_work *work);
 
-/* The same for a part of a work that is being run, whose cost it takes over. Queued at
- * the given place, as one that belongs there. */
+/* The same, when room for its cost has been taken: see tdi_budget_admit. */
+void tdi_engine_queue_admitted(struct td_engine *engine, struct td_work *work);
+
+/* And for a part of a work that is being run, whose cost it takes over. Queued at the
+ * given place, as one that belongs there. */
 void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
 			   struct td_work *whole, struct tdi_queue *queue);
 
@@ -117,12 +146,17 @@ int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
 /* Does the calling thread run a work of the engine, as a reaper or in the place of one?
  * Then it must not wait for the engine: it would wait for itself. */
 bool tdi_engine_is_reaper(const struct td_engine *engine);
+/* How many of them, one in a callback of another. */
+unsigned tdi_reaping_depth(const struct td_engine *engine);
 
 /* ---- between the engine's own files ---- */
 
 /* Marks a work as queued and counts it in. False: it was queued already. */
 bool tdi_work_claim(struct td_work *work);
-void tdi_work_begin(struct td_engine *engine, struct td_work *work);
+/* Takes that back, when the work has not begun. */
+void tdi_work_unclaim(struct td_work *work);
+/* admitted: its cost has been counted; else it is exempt from the budget. */
+void tdi_work_begin(struct td_engine *engine, struct td_work *work, bool admitted);
 void tdi_work_begin_part(struct td_engine *engine, struct td_work *part,
 			 struct td_work *whole);
 
@@ -144,7 +178,15 @@ struct tdi_reaping {
 	struct tdi_reaping *outer;
 	enum tdi_role role;	   /* the caller's unless set after entering */
 	struct tdi_reaper *reaper; /* or NULL */
+	unsigned how;		   /* enum tdi_reaping_how */
 };
+
+/* For the work that runs: in what way the innermost of them does. */
+enum tdi_reaping_how {
+	TDI_REAPING_BESIDE = 1u << 0,	   /* whoever runs the work, who ends it */
+	TDI_REAPING_KEEP_SHARED = 1u << 1, /* shared memory is left to others */
+};
+unsigned tdi_reaping_how(void);
 void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine);
 void tdi_reaping_leave(struct tdi_reaping *here);
 const struct tdi_reaping *tdi_reaping_now(void); /* the innermost; NULL: none */
@@ -158,6 +200,24 @@ int tdi_engine_drain(struct td_engine *engine, uint64_t deadline_ns);
 
 /* Runs one slice of whatever is in turn, in the caller. False: nothing is. */
 bool tdi_reaper_help(struct td_engine *engine);
+/* The same of the work that was queued first, of those that have bytes to release. */
+bool tdi_reaper_help_oldest(struct td_engine *engine);
+
+/* The same of a work that waits and for which match says so. What its slice returned, or
+ * -ENOENT: none does. And how many there are. */
+unsigned tdi_reaper_count(struct td_engine *engine, tdi_queue_match *match, void *arg);
+int tdi_reaper_join(struct td_engine *engine, tdi_queue_match *match, void *arg,
+		    unsigned how);
+
+/*
+ * All of an engine's state, as of one that has no threads, no works, no batches; and its
+ * threads, with all that they need: 0, or -errno and none of that is left.
+ */
+void tdi_engine_reset(struct td_engine *engine);
+int tdi_engine_start(struct td_engine *engine, unsigned reapers);
+
+/* See fork.c. */
+void tdi_engine_after_fork_in_child(void);
 
 /* Returns when all of them are ready for work, or with -errno and some running. */
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers);

@@ -153,39 +153,76 @@ int tdi_evict_detach(struct tdi_evict *evict, struct tdi_quarantine *ret)
 	return err ? err : detach(&plan, ret);
 }
 
-int tdi_evict(struct tdi_evict *evict)
+static int plan_eviction(struct tdi_evict *evict, struct plan *plan)
 {
-	struct tdi_extent extent = *evict->extent;
 	struct td_engine *engine = evict->engine;
 	size_t threshold =
 		atomic_load_explicit(&engine->munmap_threshold, memory_order_relaxed);
-	struct tdi_quarantine quarantine;
-	struct tdi_doomed *doomed;
-	struct plan plan;
-	int err = plan_for(evict, &plan);
+	int err = plan_for(evict, plan);
 
-	if (!err && plan.movable < threshold && !evict->any_size)
+	if (!err && plan->movable < threshold && !evict->any_size)
 		err = -EFBIG;
-	if (!err && !is_unnoticeable(&plan, engine))
+	if (!err && !is_unnoticeable(plan, engine))
 		err = -EDQUOT;
+	return err;
+}
+
+/* Takes room for it, of which there is little: helping or waiting for it may take long,
+ * and then everything is looked at again. */
+static int admit(struct tdi_evict *evict, struct plan *plan)
+{
+	size_t length = evict->extent->length;
+	int err = tdi_budget_admit(evict->engine, length, true);
+
+	if (err) {
+		evict->refused = err == -EAGAIN;
+		return -EDQUOT;
+	}
+	err = plan_eviction(evict, plan);
 	if (err)
-		return err;
-	doomed = tdi_doomed_take(engine);
+		tdi_budget_give(evict->engine, length);
+	return err;
+}
+
+static int hand_over(struct tdi_evict *evict, struct plan *plan)
+{
+	struct tdi_extent extent = *evict->extent;
+	struct tdi_doomed *doomed = tdi_doomed_take();
+	struct tdi_quarantine quarantine;
+	int err;
+
 	if (!doomed)
 		return -EAGAIN;
-	err = detach(&plan, &quarantine);
+	err = detach(plan, &quarantine);
 	if (err) {
 		tdi_doomed_give(doomed);
 		return err;
 	}
-	extent.backing.huge_page = plan.huge_page;
-	if (plan.locked)
+	extent.backing.huge_page = plan->huge_page;
+	if (plan->locked)
 		extent.backing.flags |= TDI_EXTENT_LOCKED;
 	if (evict->gone)
 		evict->gone(evict);
-	tdi_doomed_submit(doomed, engine, &extent, &quarantine, evict->name,
+	tdi_doomed_submit(doomed, evict->engine, &extent, &quarantine, evict->name,
 			  evict->owner);
 	return 0;
+}
+
+int tdi_evict(struct tdi_evict *evict)
+{
+	struct td_engine *engine = evict->engine;
+	size_t length = evict->extent->length;
+	struct plan plan;
+	int err = plan_eviction(evict, &plan);
+
+	if (!err && !evict->admitted && !tdi_budget_try(engine, length))
+		err = admit(evict, &plan);
+	if (err)
+		return err;
+	err = hand_over(evict, &plan);
+	if (err && !evict->admitted)
+		tdi_budget_give(engine, length);
+	return err;
 }
 
 #define FIRST_STEP ((size_t)4 << 20)

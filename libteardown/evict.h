@@ -21,6 +21,7 @@ struct tdi_evict {
 	bool known;
 	bool any_size; /* worth it below the engine's threshold, too */
 	bool shared;   /* not known: take mappings of files along */
+	bool admitted; /* room in the budget has been taken; on failure it still is */
 
 	/*
 	 * Or NULL: called when the range has left, before it is handed over. Where there
@@ -31,6 +32,8 @@ struct tdi_evict {
 
 	/* Out: one mapping covers the whole range, and can be unmapped in steps. */
 	bool single;
+	/* Out: there is no room in the budget, and whoever asked is to be told so. */
+	bool refused;
 };
 
 /*

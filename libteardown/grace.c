@@ -20,6 +20,7 @@ enum { PASS = 1, WAKE = 2, TRIM = 4, STOP = 8 };
 /* Held for reading in a grace period, for writing by a fork. */
 static pthread_rwlock_t fork_lock = FORK_LOCK_INITIALIZER;
 static __thread bool fork_locked;
+static bool stuck; /* written only in a child that has one thread */
 
 void tdi_grace_before_fork(void)
 {
@@ -29,10 +30,17 @@ void tdi_grace_before_fork(void)
 
 void tdi_grace_after_fork(bool in_child)
 {
-	if (in_child)
+	if (in_child) {
 		fork_lock = (pthread_rwlock_t)FORK_LOCK_INITIALIZER;
-	else if (fork_locked)
+		stuck |= !fork_locked;
+	} else if (fork_locked) {
 		pthread_rwlock_unlock(&fork_lock);
+	}
+}
+
+bool tdi_grace_is_stuck(void)
+{
+	return stuck;
 }
 
 static void synchronize(struct td_engine *engine)
@@ -333,7 +341,7 @@ int tdi_grace_start(struct td_engine *engine)
 	int err = 0;
 
 	pthread_mutex_lock(&grace->list_lock);
-	if (!tdi_grace_runs(grace)) {
+	if (!grace->stopped && !tdi_grace_runs(grace)) {
 		tdi_engine_get(engine);
 		atomic_store_explicit(&grace->running, true, memory_order_relaxed);
 		err = tdi_sys_thread_create(&grace->thread, grace_thread, engine);
@@ -357,6 +365,9 @@ void tdi_grace_stop(struct td_engine *engine, uint64_t deadline_ns)
 	uint32_t changes;
 	int err = 0;
 
+	pthread_mutex_lock(&grace->list_lock);
+	grace->stopped = true;
+	pthread_mutex_unlock(&grace->list_lock);
 	if (!tdi_grace_runs(grace))
 		return;
 	if (deadline_ns < soonest)

@@ -32,6 +32,7 @@ struct tdi_grace {
 	_Atomic(uint32_t) settled;	/* and it has begun to look */
 	_Atomic(uint64_t) periods;
 	uint64_t drowse_ns; /* when to look what may sleep; the thread's */
+	bool stopped;	    /* for good; under list_lock */
 	bool sleepless;	    /* the kernel refuses membarrier by now: P2 does not hold */
 	pthread_t thread;
 	pthread_mutex_t pass_lock; /* held across a grace period; outermost */
@@ -43,7 +44,7 @@ struct tdi_grace {
 void tdi_grace_init(struct tdi_grace *grace);
 void tdi_grace_destroy(struct tdi_grace *grace);
 
-/* If it does not run yet. 0, or what thread_create said. */
+/* If it does not run yet, and has not been stopped. 0, or what thread_create said. */
 int tdi_grace_start(struct td_engine *engine);
 
 /*
@@ -86,5 +87,8 @@ void tdi_grace_skip(struct td_engine *engine, struct td_batch *batch);
  * locks are held in them, and a child could not use it. */
 void tdi_grace_before_fork(void);
 void tdi_grace_after_fork(bool in_child);
+
+/* In a child: the fork has not waited any longer, and liburcu's locks stay held. */
+bool tdi_grace_is_stuck(void);
 
 #endif

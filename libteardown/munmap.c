@@ -37,6 +37,8 @@ static int evict(struct td_engine *engine, uintptr_t start, size_t length, unsig
 	if (!err)
 		atomic_fetch_add_explicit(&engine->munmaps_deferred, 1,
 					  memory_order_relaxed);
+	else if (evict.refused)
+		err = -EAGAIN;
 	else if (err != -ENOTRECOVERABLE)
 		err = unmap_here(engine, &evict);
 	return err == -ENOTRECOVERABLE ? -ENOMEM : err;

@@ -62,6 +62,14 @@ int tdi_placement_init(struct tdi_placement *placement, const struct td_engine_o
 	return 0;
 }
 
+void tdi_placement_reset(struct tdi_placement *placement)
+{
+	atomic_store_explicit(&placement->unplaced, 0, memory_order_relaxed);
+	for (unsigned i = 0; i < TDI_UNPLACED_KINDS; i++)
+		atomic_store_explicit(&placement->unplaced_by[i], 0,
+				      memory_order_relaxed);
+}
+
 void tdi_placement_destroy(struct tdi_placement *placement)
 {
 	free(placement->cgroup);

@@ -47,6 +47,7 @@ struct tdi_placement {
 int tdi_placement_init(struct tdi_placement *placement,
 		       const struct td_engine_opts *opts);
 void tdi_placement_destroy(struct tdi_placement *placement);
+void tdi_placement_reset(struct tdi_placement *placement); /* its counters */
 
 enum tdi_place_flags {
 	/* It keeps the scheduling policy it has: where others wait for what it does. */

@@ -3,6 +3,7 @@
 #include "engine_internal.h"
 #include "grace.h"
 #include "thread.h"
+#include "trace.h"
 
 /* Whoever holds the lock says so: shrinkers run in it, and are not to come back. */
 static int lock(struct td_engine *engine)
@@ -96,6 +97,7 @@ static uint64_t act_on(struct td_engine *engine, enum tdi_reporter reporter,
 		tdi_grace_trim(&engine->grace);
 	for (struct td_shrinker *at = engine->shrinkers.first; at; at = at->tdi_next)
 		bytes += at->shrink(at, level);
+	tdi_trace_pressure(engine->name, level, bytes);
 	return bytes;
 }
 

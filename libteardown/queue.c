@@ -98,18 +98,25 @@ TDI_HOT void tdi_queue_push(struct tdi_queue *queue, struct td_work *work)
 		wake(queue, true);
 }
 
+static _Atomic(uint64_t) serials; /* of works, in the order in which they are seen */
+
 /* Under the lock. A pusher that is half-way is left alone: it has yet to signal (G2). */
 static void empty_inbox(struct tdi_queue *queue)
 {
 	for (;;) {
+		struct td_work *work;
 		struct cds_wfcq_node *node = __cds_wfcq_dequeue_nonblocking(
 			&queue->inbox_head, &queue->inbox_tail);
 
 		if (!node || node == CDS_WFCQ_WOULDBLOCK)
 			return;
 		tdi_tsan_acquire(queue);
-		tdi_turns_add(&queue->ready,
-			      tdi_container_of(node, struct td_work, tdi_inbox));
+		work = tdi_container_of(node, struct td_work, tdi_inbox);
+		if (work->tdi_serial == 0) /* else it comes from another queue */
+			work->tdi_serial = atomic_fetch_add_explicit(
+						   &serials, 1, memory_order_relaxed) +
+					   1;
+		tdi_turns_add(&queue->ready, work);
 	}
 }
 
@@ -133,18 +140,22 @@ static uint64_t unpark(struct tdi_queue *queue)
 	return next_due;
 }
 
-/* Under the lock: the next in turn. Stays listed while more reapers may join it. */
-static struct td_work *pop_ready(struct tdi_queue *queue, tdi_turns_filter *may_go)
+/* Under the lock: one that has been taken out. Stays listed while more may join it. */
+static struct td_work *hand_out(struct tdi_queue *queue, struct td_work *work)
 {
-	struct td_work *work = tdi_turns_next(&queue->ready, may_go);
-
-	if (!work)
-		return NULL;
 	work->tdi_running++;
 	queue->running++;
 	if (work->tdi_running < work->tdi_limit)
 		tdi_turns_add(&queue->ready, work);
 	return work;
+}
+
+/* Under the lock: the next in turn. */
+static struct td_work *pop_ready(struct tdi_queue *queue, tdi_turns_filter *may_go)
+{
+	struct td_work *work = tdi_turns_next(&queue->ready, may_go);
+
+	return work ? hand_out(queue, work) : NULL;
 }
 
 static bool is_free(const struct td_work *work)
@@ -395,13 +406,137 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue)
 {
 	struct td_work *work;
 
-	/* No lock: nobody else is left. Parked works come back whatever their time. */
+	/* Threads that help may still be looking (tdi_queue_try_take). Parked works come
+	 * back whatever their time. */
+	pthread_mutex_lock(&queue->lock);
 	empty_inbox(queue);
 	work = tdi_turns_next(&queue->ready, NULL);
-	if (work)
-		return work;
-	work = queue->parked;
-	if (work)
+	if (!work && queue->parked) {
+		work = queue->parked;
 		tdi_work_list_remove(&queue->parked, work);
+	}
+	pthread_mutex_unlock(&queue->lock);
+	return work;
+}
+
+void tdi_queue_nudge(struct tdi_queue *queue)
+{
+	signal_one(queue);
+}
+
+static struct td_work *find(struct td_work *list, tdi_queue_match *match, void *arg)
+{
+	struct td_work *work = list;
+
+	while (work && !match(work, arg))
+		work = work->tdi_next == list ? NULL : work->tdi_next;
+	return work;
+}
+
+/* Under the lock: as if it were its turn, or its pause had ended. */
+static struct td_work *pop_that(struct tdi_queue *queue, tdi_queue_match *match,
+				void *arg)
+{
+	struct td_work *work = find(queue->ready.small, match, arg);
+
+	if (!work)
+		work = find(queue->ready.large, match, arg);
+	if (work) {
+		tdi_turns_remove(&queue->ready, work);
+		work->tdi_had_slice = true;
+	} else {
+		work = find(queue->parked, match, arg);
+		if (!work)
+			return NULL;
+		tdi_work_list_remove(&queue->parked, work);
+	}
+	return hand_out(queue, work);
+}
+
+struct td_work *tdi_queue_take_that(struct tdi_queue *queue, tdi_queue_match *match,
+				    void *arg)
+{
+	struct tdi_queue *at = queue;
+	struct td_work *work;
+
+	do {
+		pthread_mutex_lock(&at->lock);
+		empty_inbox(at);
+		work = pop_that(at, match, arg);
+		pthread_mutex_unlock(&at->lock);
+		at = at->next;
+	} while (!work && at != queue);
+	return work;
+}
+
+static unsigned count(struct td_work *list, tdi_queue_match *match, void *arg)
+{
+	struct td_work *work = list;
+	unsigned matching = 0;
+
+	while (work) {
+		matching += match(work, arg);
+		work = work->tdi_next == list ? NULL : work->tdi_next;
+	}
+	return matching;
+}
+
+unsigned tdi_queue_count(struct tdi_queue *queue, tdi_queue_match *match, void *arg)
+{
+	struct tdi_queue *at = queue;
+	unsigned matching = 0;
+
+	do {
+		pthread_mutex_lock(&at->lock);
+		empty_inbox(at);
+		matching += count(at->ready.small, match, arg) +
+			    count(at->ready.large, match, arg) +
+			    count(at->parked, match, arg);
+		pthread_mutex_unlock(&at->lock);
+		at = at->next;
+	} while (at != queue);
+	return matching;
+}
+
+/* ---- for those who help because there is too much ---- */
+
+/* So many are looked at for the oldest. */
+#define LOOKED_AT_MAX 256u
+
+static bool has_bytes(const struct td_work *work)
+{
+	return atomic_load_explicit(&work->tdi_left, memory_order_relaxed) > 0;
+}
+
+static struct td_work *oldest_of(struct td_work *list, struct td_work *oldest)
+{
+	struct td_work *work = list;
+
+	for (unsigned looked = 0; work && looked < LOOKED_AT_MAX; looked++) {
+		if (has_bytes(work) && (!oldest || work->tdi_serial < oldest->tdi_serial))
+			oldest = work;
+		work = work->tdi_next == list ? NULL : work->tdi_next;
+	}
+	return oldest;
+}
+
+struct td_work *tdi_queue_try_take_oldest(struct tdi_queue *queue)
+{
+	struct tdi_queue *at = queue;
+	struct td_work *work;
+
+	do {
+		pthread_mutex_lock(&at->lock);
+		empty_inbox(at);
+		(void)unpark(at);
+		work = oldest_of(at->ready.large, oldest_of(at->ready.small, NULL));
+		if (work) {
+			tdi_turns_remove(&at->ready, work);
+			work->tdi_had_slice = true;
+			work = hand_out(at, work);
+		}
+		pthread_mutex_unlock(&at->lock);
+		at = at->next;
+	} while (!work && at != queue);
 	return work;
 }

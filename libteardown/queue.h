@@ -34,7 +34,8 @@ struct tdi_queue {
 	_Atomic(uint32_t) sleepers;
 
 	/* Reapers only. The lock is held for list work, never across a slice or a wait,
-	 * and no other lock is taken inside it. It protects all that follows. */
+	 * and no other lock is taken inside it, but a doom's by a tdi_queue_match. It
+	 * protects all that follows. */
 	_Alignas(TDI_CACHE_LINE) pthread_mutex_t lock;
 	struct __cds_wfcq_head inbox_head;
 	struct tdi_turns ready;
@@ -69,6 +70,12 @@ static inline struct tdi_queue *tdi_queue_of(const struct td_work *work)
 	return work->tdi_queue;
 }
 
+/*
+ * The same, of the work that came in first, as far as one look goes, and of those only
+ * that still have bytes to release: here, or on the next queue that has any.
+ */
+struct td_work *tdi_queue_try_take_oldest(struct tdi_queue *queue);
+
 /* Memory is short, or not: turns.h, U5. Wakes who may wait for the limit. */
 void tdi_queue_hurry(struct tdi_queue *queue, bool urgent);
 
@@ -85,6 +92,18 @@ bool tdi_queue_is_stuck(struct tdi_queue *queue, unsigned works);
  */
 bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,
 		    const struct tdi_slice_end *end);
+
+/* A work for which match says so, whatever its turn, from any queue of the ring; NULL:
+ * none is listed. Match is called under the lock, for each that is. */
+typedef bool tdi_queue_match(const struct td_work *work, void *arg);
+struct td_work *tdi_queue_take_that(struct tdi_queue *queue, tdi_queue_match *match,
+				    void *arg);
+
+/* How many such are listed. */
+unsigned tdi_queue_count(struct tdi_queue *queue, tdi_queue_match *match, void *arg);
+
+/* By who gave a work back and takes no other: a reaper is to look. */
+void tdi_queue_nudge(struct tdi_queue *queue);
 
 /* Makes every tdi_queue_take return NULL, now and from now on. */
 void tdi_queue_stop(struct tdi_queue *queue);

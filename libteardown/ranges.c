@@ -181,17 +181,10 @@ bool tdi_ranges_overlap(uintptr_t start, uintptr_t end)
 	return found;
 }
 
-void tdi_ranges_before_fork(void)
+void tdi_ranges_after_fork_in_child(void)
 {
-	pthread_mutex_lock(&lock);
-}
-
-void tdi_ranges_after_fork(bool in_child)
-{
-	if (in_child) {
-		tree = NULL;
-		/* Whoever waited there is not here. */
-		settled = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
-	}
-	pthread_mutex_unlock(&lock);
+	/* Whoever held the lock, or waited, is not here, and the claims are not ours. */
+	tree = NULL;
+	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+	settled = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 }

@@ -47,8 +47,7 @@ int tdi_ranges_unmap(struct tdi_range *range, uintptr_t start, size_t length);
 /* Does any claim overlap this that is not leaving? Never waits. */
 bool tdi_ranges_overlap(uintptr_t start, uintptr_t end);
 
-/* Around a fork. In the child no range is claimed: its regions are the parent's. */
-void tdi_ranges_before_fork(void);
-void tdi_ranges_after_fork(bool in_child);
+/* In a child no range is claimed: its regions are the parent's. */
+void tdi_ranges_after_fork_in_child(void);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine_internal.h"
 #include "sys.h"
+#include "trace.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,11 @@ void tdi_reaping_enter(struct tdi_reaping *here, const struct td_engine *engine)
 	reaping = here;
 }
 
+unsigned tdi_reaping_how(void)
+{
+	return reaping ? reaping->how : 0;
+}
+
 void tdi_reaping_leave(struct tdi_reaping *here)
 {
 	reaping = here->outer;
@@ -23,13 +29,18 @@ const struct tdi_reaping *tdi_reaping_now(void)
 	return reaping;
 }
 
+unsigned tdi_reaping_depth(const struct td_engine *engine)
+{
+	unsigned depth = 0;
+
+	for (const struct tdi_reaping *at = reaping; at; at = at->outer)
+		depth += at->engine == engine;
+	return depth;
+}
+
 bool tdi_engine_is_reaper(const struct td_engine *engine)
 {
-	for (const struct tdi_reaping *at = reaping; at; at = at->outer) {
-		if (at->engine == engine)
-			return true;
-	}
-	return false;
+	return tdi_reaping_depth(engine) > 0;
 }
 
 static void settle_in(struct tdi_reaper *reaper)
@@ -69,9 +80,10 @@ static int node_to_tell(const struct td_engine *engine, const struct td_work *wo
 	return (int)queue->node;
 }
 
-/* queue: of the reaper that runs it; NULL: in the place of one. */
-static void run_slice(struct td_engine *engine, struct td_work *work,
-		      struct tdi_queue *queue)
+/* queue: of the reaper that runs it; NULL: in the place of one. What the slice returned.
+ */
+static int run_slice(struct td_engine *engine, struct td_work *work,
+		     struct tdi_queue *queue)
 {
 	struct tdi_queue *from = tdi_queue_of(work);
 	int node = queue ? node_to_tell(engine, work, queue) : TDI_NODE_UNKNOWN;
@@ -85,6 +97,11 @@ static void run_slice(struct td_engine *engine, struct td_work *work,
 					  memory_order_relaxed);
 	if (tdi_queue_give(from, work, result, &end))
 		tdi_work_finish(engine, work, work->tdi_status);
+	else if (!queue) /* a reaper may have looked meanwhile, and sleep */
+		tdi_queue_nudge(from);
+	if (result == TD_WORK_LATER)
+		tdi_budget_tell_later(engine);
+	return result;
 }
 
 static void *reap(void *arg)
@@ -100,23 +117,73 @@ static void *reap(void *arg)
 	here.reaper = reaper;
 	settle_in(reaper);
 	while ((work = tdi_queue_take(queue)) != NULL)
-		run_slice(engine, work, queue);
+		(void)run_slice(engine, work, queue);
 	tdi_reaping_leave(&here);
 	return NULL;
 }
 
-bool tdi_reaper_help(struct td_engine *engine)
+static int run_one(struct td_engine *engine, struct td_work *work, unsigned how)
 {
-	struct td_work *work = tdi_queue_try_take(tdi_queues_here(&engine->queues));
 	struct tdi_reaping here;
+	int result;
 
-	if (!work)
-		return false;
 	tdi_reaping_enter(&here, engine);
 	here.role = TDI_ROLE_HELPER;
-	run_slice(engine, work, NULL);
+	here.how = how;
+	tdi_trace_help(engine->name, TDI_HELP_SLICE, 1);
+	result = run_slice(engine, work, NULL);
 	tdi_reaping_leave(&here);
-	return true;
+	return result < 0 ? TD_WORK_DONE : result;
+}
+
+int tdi_reaper_join(struct td_engine *engine, tdi_queue_match *match, void *arg,
+		    unsigned how)
+{
+	struct td_work *work;
+	int result = -ENOENT;
+
+	/* Inside the gate the reapers stay, to whom the work is given back. */
+	if (!tdi_gate_enter(&engine->gate))
+		return -ENOENT;
+	work = tdi_queue_take_that(tdi_queues_here(&engine->queues), match, arg);
+	if (work)
+		result = run_one(engine, work, how);
+	tdi_gate_leave(&engine->gate);
+	return result;
+}
+
+unsigned tdi_reaper_count(struct td_engine *engine, tdi_queue_match *match, void *arg)
+{
+	unsigned matching;
+
+	if (!tdi_gate_enter(&engine->gate))
+		return 0;
+	matching = tdi_queue_count(tdi_queues_here(&engine->queues), match, arg);
+	tdi_gate_leave(&engine->gate);
+	return matching;
+}
+
+static bool help(struct td_engine *engine, struct td_work *(*take)(struct tdi_queue *))
+{
+	struct td_work *work;
+
+	if (!tdi_gate_enter(&engine->gate))
+		return false;
+	work = take(tdi_queues_here(&engine->queues));
+	if (work)
+		(void)run_one(engine, work, 0);
+	tdi_gate_leave(&engine->gate);
+	return work != NULL;
+}
+
+bool tdi_reaper_help(struct td_engine *engine)
+{
+	return help(engine, tdi_queue_try_take);
+}
+
+bool tdi_reaper_help_oldest(struct td_engine *engine)
+{
+	return help(engine, tdi_queue_try_take_oldest);
 }
 
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers)

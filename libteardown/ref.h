@@ -114,4 +114,20 @@ static inline bool tdi_ref_put(struct tdi_ref *ref, const char *type, const char
 	return tdi_ref_put_many(ref, 1, type, object, counter);
 }
 
+/* The same, but the last one is kept: true when this gave one up. */
+static inline bool tdi_ref_put_unless_last(struct tdi_ref *ref)
+{
+	uint32_t old = tdi_ref_read(ref);
+
+	/* What is no count to be lowered is for tdi_ref_put, which says why. */
+	while (old > 1 && old <= TDI_REF_MAX) {
+		/* Release: as every put. */
+		if (atomic_compare_exchange_weak_explicit(&ref->n, &old, old - 1,
+							  memory_order_release,
+							  memory_order_relaxed))
+			return true;
+	}
+	return false;
+}
+
 #endif

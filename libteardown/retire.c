@@ -60,5 +60,6 @@ void tdi_retire_destroy(struct td_engine *engine)
 	while (tdi_batch_free_some(batch, true) > 0)
 		;
 	tdi_grace_remove(engine, batch);
+	engine->retired = NULL;
 	tdi_batch_put(batch);
 }

@@ -15,6 +15,7 @@
 #include "host.h"
 #include "space_internal.h"
 #include "sys.h"
+#include "trace.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -41,15 +42,10 @@ static void forget_extent(struct tdi_doom *doom, struct tdi_extent *extent)
 	tdi_region_free(region_of(extent));
 }
 
-static int final_status(struct td_space *space)
-{
-	return atomic_load_explicit(&space->status, memory_order_relaxed);
-}
-
 static void call_back(void *owner, void (*call)(void), void *arg, uint32_t event)
 {
 	struct td_space *space = owner;
-	int status = event == TD_EVENT_RECLAIMED ? final_status(space) : 0;
+	int status = event == TD_EVENT_RECLAIMED ? tdi_space_status(space) : 0;
 
 	((td_event_fn *)call)(space, event, status, arg);
 }
@@ -91,22 +87,35 @@ static bool call_back_first(struct td_space *space)
 	return true;
 }
 
-static int space_slice(struct td_work *work, struct td_slice *slice)
+static int slice_of(struct td_space *space, struct td_slice *slice, unsigned how)
 {
-	struct td_space *space = tdi_container_of(work, struct td_space, work);
-	uint32_t users = tdi_ref_read(&space->users);
-	int result;
+	int result = TD_WORK_WAIT;
 
-	if (tdi_unlikely(users != 0))
-		tdi_die("space '%s': torn down with %u users", space->name, users);
 	if (!call_back_first(space))
-		return TD_WORK_WAIT;
+		return result;
 	if (tdi_unlikely(space->nodes)) {
 		result = tdi_space_nodes_sort(space, slice);
 		if (result)
 			return result;
 	}
-	result = tdi_doom_slice(&space->doom, slice);
+	return tdi_doom_slice_of(&space->doom, slice, how & TDI_REAPING_KEEP_SHARED);
+}
+
+static int space_slice(struct td_work *work, struct td_slice *slice)
+{
+	struct td_space *space = tdi_container_of(work, struct td_space, work);
+	uint32_t users = tdi_ref_read(&space->users);
+	unsigned how = tdi_reaping_how();
+	int result;
+
+	if (tdi_unlikely(users != 0))
+		tdi_die("space '%s': torn down with %u users", space->name, users);
+	if (!(how & TDI_REAPING_BESIDE))
+		tdi_space_beside_open(space);
+	result = slice_of(space, slice, how);
+	/* The rest is in the hands of one whom the engine does not know of. */
+	if (result == TD_WORK_WAIT && !(how & TDI_REAPING_BESIDE))
+		tdi_space_beside_wait(space, slice->deadline_ns);
 	atomic_fetch_add_explicit(&space->bytes_reclaimed, slice->released,
 				  memory_order_relaxed);
 	return result;
@@ -132,6 +141,10 @@ void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused)
 	if (atomic_fetch_sub_explicit(&space->parts, 1, memory_order_acq_rel) > 1)
 		return;
 	space->reclaimed_ns = tdi_sys_now_ns();
+	tdi_trace_reclaimed(
+		space, space->name,
+		atomic_load_explicit(&space->bytes_reclaimed, memory_order_relaxed),
+		space->reclaimed_ns - space->put_ns, tdi_space_status(space));
 	tdi_events_raise(&space->events, TD_EVENT_RECLAIMED);
 	tdi_events_take_calls(&space->events, TD_EVENT_RECLAIMED, call_back_reclaimed,
 			      space);
@@ -184,6 +197,7 @@ static void space_done(struct td_work *work, int status)
 {
 	struct td_space *space = tdi_container_of(work, struct td_space, work);
 
+	tdi_space_beside_close(space);
 	(void)call_back_first(space); /* abandoned before its first slice */
 	if (tdi_unlikely(space->nodes))
 		tdi_space_nodes_give_up(space);
@@ -227,6 +241,7 @@ int td_space_create(td_engine *given, const struct td_space_opts *given_opts,
 	space->work.tdi_gives_memory = true;
 	space->engine = engine;
 	space->flags = opts.flags;
+	space->generation = tdi_fork_generation;
 	if (engine->queues.nr > 1 && tdi_space_nodes_make(space)) {
 		tdi_doom_destroy(&space->doom);
 		free(space);
@@ -250,9 +265,9 @@ static void space_free(struct td_space *space)
 	tdi_map_destroy(&space->map);
 	pthread_mutex_destroy(&space->map_lock);
 	pthread_cond_destroy(&space->settled);
-	tdi_doom_destroy(&space->doom);
 	if (space->nodes)
 		tdi_space_nodes_free(space);
+	tdi_doom_destroy(&space->doom);
 	free(space);
 	tdi_engine_put(engine);
 }
@@ -294,6 +309,12 @@ bool td_space_get_not_zero(td_space *space)
 	       tdi_ref_get_not_zero(&space->users, "space", space->name, "users");
 }
 
+static uint64_t bytes_left(struct td_space *space)
+{
+	return atomic_load_explicit(&space->bytes_mapped, memory_order_relaxed) -
+	       atomic_load_explicit(&space->bytes_unmapped, memory_order_relaxed);
+}
+
 /* True: that was the last user, and the work is ready to be run. */
 TDI_HOT static bool put_user(struct td_space *space)
 {
@@ -301,12 +322,12 @@ TDI_HOT static bool put_user(struct td_space *space)
 		return false;
 	tdi_lazy_close(&space->lazy);
 	space->put_ns = tdi_sys_now_ns();
-	space->work.cost =
-		atomic_load_explicit(&space->bytes_mapped, memory_order_relaxed) -
-		atomic_load_explicit(&space->bytes_unmapped, memory_order_relaxed);
+	space->work.cost = bytes_left(space);
 	(void)tdi_work_claim(&space->work);
+	tdi_trace_put(space, space->name, space->work.cost);
 	if (tdi_unlikely(space->flags & TD_SPACE_DETACH))
 		tdi_space_detach(space);
+	tdi_trace_gone(space, space->name, space->work.cost);
 	tdi_events_raise(&space->events, TD_EVENT_GONE);
 	return true;
 }
@@ -316,18 +337,87 @@ bool tdi_space_put_user(struct td_space *space)
 	return put_user(space);
 }
 
+/* The last user has left, with room for its memory or without. */
+TDI_HOT static void queue_or_run(struct td_space *space, int admitted)
+{
+	if (tdi_likely(admitted == 0))
+		tdi_engine_queue_admitted(space->engine, &space->work);
+	else
+		(void)tdi_engine_run(space->engine, &space->work);
+}
+
+TDI_HOT static void queue_up(struct td_space *space)
+{
+	queue_or_run(space, tdi_budget_admit(space->engine, space->work.cost, false));
+}
+
+void tdi_space_queue(struct td_space *space)
+{
+	queue_up(space);
+}
+
+/*
+ * Where a put may be refused, room for what may be the last one is taken before it, since
+ * there is no way back after it. Others may still have added memory, or a user.
+ */
+static int put_or_refuse(struct td_space *space)
+{
+	struct td_engine *engine = space->engine;
+	uint64_t room, cost;
+	int admitted;
+
+	if (tdi_ref_put_unless_last(&space->users))
+		return 0;
+	/* Not one: it is saturated, or there are none, which is for tdi_ref_put to say.
+	 */
+	room = tdi_ref_read(&space->users) == 1 ? bytes_left(space) : 0;
+	admitted = tdi_budget_admit(engine, room, true);
+	if (admitted == -EAGAIN)
+		return -EAGAIN;
+	tdi_engine_get(engine); /* whoever turns out to be the last one may be faster */
+	if (!put_user(space)) {
+		if (!admitted)
+			tdi_budget_give(engine, room);
+		tdi_engine_put(engine);
+		return 0;
+	}
+	tdi_engine_put(engine);
+	/* Somebody attached himself meanwhile. Relaxed: see tdi_space_hand_over. */
+	if (atomic_load_explicit(&space->attached, memory_order_relaxed)) {
+		if (!admitted)
+			tdi_budget_give(engine, room);
+		tdi_space_hand_over(space);
+		return 0;
+	}
+	cost = space->work.cost;
+	if (!admitted && cost != room) {
+		tdi_budget_give(engine, room);
+		admitted = tdi_budget_admit(engine, cost, false);
+	}
+	queue_or_run(space, admitted);
+	return 0;
+}
+
 TDI_HOT int td_space_put(td_space *space)
 {
+	bool attached;
 	int err;
 
 	if (!space)
 		return 0;
 	err = tdi_space_check(space);
-	if (tdi_unlikely(err) || !put_user(space))
+	if (tdi_unlikely(err))
 		return err;
 	/* Relaxed: see tdi_space_hand_over. */
-	if (tdi_likely(!atomic_load_explicit(&space->attached, memory_order_relaxed)))
-		tdi_engine_queue(space->engine, &space->work);
+	attached = atomic_load_explicit(&space->attached, memory_order_relaxed) != NULL;
+	if (tdi_unlikely(!attached && tdi_budget_refuses(space->engine)))
+		return put_or_refuse(space);
+	if (!put_user(space))
+		return 0;
+	/* It may have come, or gone, since. */
+	attached = atomic_load_explicit(&space->attached, memory_order_relaxed) != NULL;
+	if (tdi_likely(!attached))
+		queue_up(space);
 	else
 		tdi_space_hand_over(space);
 	return 0;
@@ -376,7 +466,7 @@ int td_space_put_sync(td_space *space)
 	/* For looking at it afterwards. */
 	tdi_ref_get(&space->count, "space", space->name, "count");
 	if (put_user(space)) {
-		tdi_work_begin(space->engine, &space->work);
+		tdi_work_begin(space->engine, &space->work, false);
 		tdi_space_overtake(space);
 		err = tdi_space_tear_down(space, TDI_ROLE_CALLER);
 	}
@@ -403,52 +493,4 @@ int td_space_drop(td_space *space)
 	if (tdi_likely(!err))
 		drop_count(space);
 	return err;
-}
-
-/* ---- events ---- */
-
-static int event_check(td_space *space, enum td_event event)
-{
-	if (event != TD_EVENT_GONE && event != TD_EVENT_RECLAIMED)
-		return -EINVAL;
-	return tdi_space_check(space);
-}
-
-int td_space_wait(td_space *space, enum td_event event, int64_t timeout_ns)
-{
-	int err = event_check(space, event);
-
-	if (err)
-		return err;
-	if (tdi_engine_is_reaper(space->engine))
-		return -EDEADLK;
-	err = tdi_events_wait(&space->events, event, tdi_sys_deadline(timeout_ns));
-	if (!err && event == TD_EVENT_RECLAIMED)
-		err = final_status(space);
-	return err;
-}
-
-int td_space_eventfd(td_space *space, enum td_event event, int *ret)
-{
-	int err = event_check(space, event);
-
-	return err ? err : tdi_events_add_fd(&space->events, event, ret);
-}
-
-int td_space_on_event(td_space *space, enum td_event event, td_event_fn *fn, void *arg)
-{
-	int err = fn ? event_check(space, event) : -EINVAL;
-
-	if (err)
-		return err;
-	/* The list of "gone" stays open until a reaper takes it: the event came before.
-	 */
-	if (tdi_events_happened(&space->events, event))
-		return -EALREADY;
-	return tdi_events_add_call(&space->events, event, (void (*)(void))fn, arg);
-}
-
-const char *td_space_name(const td_space *space)
-{
-	return space->name;
 }

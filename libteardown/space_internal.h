@@ -30,6 +30,7 @@ struct td_space {
 	/* Constant after creation. */
 	struct td_engine *engine; /* holds a reference */
 	unsigned flags;		  /* enum td_space_flags */
+	unsigned generation;	  /* of the process that made it */
 	char name[TDI_SPACE_NAME_SIZE];
 
 	/* Written by every get and put. */
@@ -57,6 +58,8 @@ struct td_space {
 	struct tdi_doomed_owner evicted;
 
 	struct td_work work;
+	/* Who runs slices of it beside those to whom it was given: space_release.c. */
+	_Atomic(uint32_t) beside;
 	struct tdi_doom doom;
 	struct tdi_space_nodes *nodes; /* NULL on one node: see space_nodes.c */
 	struct tdi_events events;
@@ -67,15 +70,51 @@ struct td_space {
 	_Atomic(uint64_t) regions, bytes_mapped, bytes_unmapped, bytes_reclaimed;
 };
 
-/* 0; -EINVAL for NULL; -ECHILD. */
+/* 0; -EINVAL for NULL; -ECHILD, though its engine may have been restarted. Every get and
+ * put asks: a call would cost them half as much again. */
 static inline int tdi_space_check(const struct td_space *space)
 {
-	return tdi_likely(space) ? tdi_engine_check(space->engine) : -EINVAL;
+	if (tdi_unlikely(!space))
+		return -EINVAL;
+	return tdi_likely(space->generation == tdi_fork_generation) ? 0 : -ECHILD;
+}
+
+/* How its teardown went, as far as it has come: 0, or the first error. */
+static inline int tdi_space_status(struct td_space *space)
+{
+	return atomic_load_explicit(&space->status, memory_order_relaxed);
 }
 
 /* Another part is to end; it has ended, with what status and how many bytes left. */
 void tdi_space_part_begins(struct td_space *space);
 void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused);
+
+/* Gives a user back. True: that was the last one, and the work is the caller's to run or
+ * to hand on. */
+bool tdi_space_put_user(struct td_space *space);
+
+/* The last user is gone: leaves the work to the engine's reapers, within its budget. */
+void tdi_space_queue(struct td_space *space);
+/* The last user is gone: hands the work to the attached thread, or else to the engine's
+ * reapers. The space may be gone when it returns. */
+void tdi_space_hand_over(struct td_space *space);
+/* Or the caller does it himself, and the attached thread is told to go. */
+void tdi_space_overtake(struct td_space *space);
+
+/* Runs the work, which has been begun, in the caller, and waits for what was evicted
+ * before. As td_space_put_sync(); the caller holds a count. */
+int tdi_space_tear_down(struct td_space *space, enum tdi_role role);
+
+/* From here on others may run slices beside the caller, who has begun the work. */
+void tdi_space_beside_open(struct td_space *space);
+/* No more will, and none does when it returns. */
+void tdi_space_beside_close(struct td_space *space);
+/* While one does: waits, until one leaves or the deadline. */
+void tdi_space_beside_wait(struct td_space *space, uint64_t deadline_ns);
+
+/* Is the range one that was evicted from the space? */
+bool tdi_space_evicted(const struct td_space *space,
+		       const struct tdi_doomed_owner *owner);
 
 /* A doom of the space's extents; and what to do once it is through: a part has ended. */
 void tdi_space_doom_init(struct td_space *space, struct tdi_doom *doom);
@@ -84,6 +123,9 @@ void tdi_space_doom_done(struct td_space *space, struct tdi_doom *doom, int stat
 /* Where the engine has several queues, room for a doom on each. 0, -ENOMEM. */
 int tdi_space_nodes_make(struct td_space *space);
 void tdi_space_nodes_free(struct td_space *space);
+
+/* What a work is to release, if it is one of those. */
+struct tdi_doom *tdi_space_nodes_doom(struct td_space *space, const struct td_work *work);
 
 /*
  * At the start of a slice: hands what lies on other nodes to works of their own. 0: go
@@ -96,19 +138,6 @@ void tdi_space_nodes_count(struct td_space *space, uint64_t *slices, uint64_t *c
 
 /* The work has ended: what it was about to hand out is its own again. */
 void tdi_space_nodes_give_up(struct td_space *space);
-/* Gives a user back. True: that was the last one, and the work is the caller's to run or
- * to hand on. */
-bool tdi_space_put_user(struct td_space *space);
-
-/* The last user is gone: hands the work to the attached thread, or else to the engine's
- * reapers. The space may be gone when it returns. */
-void tdi_space_hand_over(struct td_space *space);
-/* Or the caller does it himself, and the attached thread is told to go. */
-void tdi_space_overtake(struct td_space *space);
-
-/* Runs the work, which has been begun, in the caller, and waits for what was evicted
- * before. As td_space_put_sync(); the caller holds a count. */
-int tdi_space_tear_down(struct td_space *space, enum tdi_role role);
 
 /* The last count has been dropped: frees it. */
 void tdi_space_end(struct td_space *space);

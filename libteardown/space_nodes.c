@@ -35,7 +35,8 @@ static int node_slice(struct td_work *work, struct td_slice *slice)
 
 	if (tdi_home_is_elsewhere(space->engine, &node->doom, slice))
 		return TD_WORK_MORE;
-	result = tdi_doom_slice(&node->doom, slice);
+	result = tdi_doom_slice_of(&node->doom, slice,
+				   tdi_reaping_how() & TDI_REAPING_KEEP_SHARED);
 	atomic_fetch_add_explicit(&space->bytes_reclaimed, slice->released,
 				  memory_order_relaxed);
 	return result;
@@ -49,6 +50,15 @@ static void node_done(struct td_work *work, int status)
 }
 
 static const struct td_work_ops node_ops = {.slice = node_slice, .done = node_done};
+
+struct tdi_doom *tdi_space_nodes_doom(struct td_space *space, const struct td_work *work)
+{
+	for (unsigned i = 0; space->nodes && i < space->engine->queues.nr; i++) {
+		if (work == &space->nodes->at[i].work)
+			return &space->nodes->at[i].doom;
+	}
+	return NULL;
+}
 
 int tdi_space_nodes_make(struct td_space *space)
 {

@@ -51,11 +51,12 @@ void tdi_space_hand_over(struct td_space *space)
 	struct tdi_attached *attached = take(space);
 
 	if (!attached) { /* it has been detached at the last moment */
-		tdi_engine_queue(space->engine, &space->work);
+		tdi_space_queue(space);
 		return;
 	}
 	/* From here on a drain of the engine waits for it. */
-	tdi_work_begin(space->engine, &space->work);
+	tdi_work_begin(space->engine, &space->work, false);
+	tdi_space_beside_open(space);
 	tell(attached, HANDED);
 }
 
@@ -106,7 +107,9 @@ static int reap(struct td_space *space, uint64_t deadline_ns)
 	if (!td_space_get_not_zero(space))
 		return -ENXIO;
 	if (!attach(space, &me)) {
-		(void)td_space_put(space); /* it may have become the last */
+		/* It may have become the last; and must not be refused. */
+		if (tdi_space_put_user(space))
+			tdi_space_hand_over(space);
 		return -EEXIST;
 	}
 	/* When it is the last, as a rule we hand the work to ourselves; to somebody else

@@ -109,12 +109,68 @@ static struct tdi_region *collect(struct td_space *space, uintptr_t start, uintp
 	return first;
 }
 
+static size_t threshold(const struct td_space *space)
+{
+	return atomic_load_explicit(&space->engine->munmap_threshold,
+				    memory_order_relaxed);
+}
+
+/* Neighbours leave as one, as a rule. */
+static uint64_t deferrable_run(struct td_space *space, uint64_t bytes, uint64_t devices)
+{
+	return bytes >= threshold(space) ? bytes : devices;
+}
+
+/* How much of the range may be left to reapers: room is taken for so much. */
+static uint64_t deferrable(struct td_space *space, uintptr_t start, uintptr_t end)
+{
+	uint64_t sum = 0, bytes = 0, devices = 0;
+	struct tdi_region *region;
+	uintptr_t last = start;
+
+	while ((region = region_at_or_after(space, start, end)) != NULL) {
+		uintptr_t from = tdi_max_size(start, region->tag->item.start);
+
+		if (from != last) {
+			sum += deferrable_run(space, bytes, devices);
+			bytes = devices = 0;
+		}
+		start = region->tag->item.end;
+		last = tdi_min_size(end, start);
+		bytes += last - from;
+		if (region->tag->kind == TD_KIND_DEVICE)
+			devices += last - from;
+	}
+	return sum + deferrable_run(space, bytes, devices);
+}
+
+/*
+ * Takes it before anything is cut or marked: slices of others may run in here, whose
+ * callbacks may want the same regions. Others may add some until it is used: what there
+ * is no room for is freed here. 0: *room is taken, which may be none.
+ */
+static int admit(struct td_space *space, uintptr_t start, uintptr_t end, uint64_t *room)
+{
+	int err;
+
+	pthread_mutex_lock(&space->map_lock);
+	err = check(space, start, end);
+	*room = err ? 0 : deferrable(space, start, end);
+	pthread_mutex_unlock(&space->map_lock);
+	if (!err && *room > 0)
+		err = tdi_budget_admit(space->engine, *room, true);
+	if (err)
+		*room = 0;
+	return err == TDI_IN_PLACE ? 0 : err;
+}
+
 /* ---- step two: a run of neighbours that are of one kind and leave as one ---- */
 
 struct run {
 	struct tdi_region *first, *end; /* regions, end not included */
 	struct tdi_extent extent;
-	bool alone; /* one that has something of its own to look after */
+	bool alone;	/* one that has something of its own to look after */
+	uint64_t *room; /* in the budget, for this run and others */
 };
 
 static bool needs_care(const struct tdi_region *region)
@@ -185,6 +241,16 @@ static void region_done(struct tdi_doomed_owner *owner, int status, uint64_t ref
 	tdi_space_part_ends(space, status, refused);
 }
 
+bool tdi_space_evicted(const struct td_space *space, const struct tdi_doomed_owner *owner)
+{
+	if (owner == &space->evicted)
+		return true;
+	return owner && owner->done == region_done &&
+	       ((const struct tdi_region *)((const char *)owner -
+					    offsetof(struct tdi_region, owner)))
+			       ->space == space;
+}
+
 struct run_evict {
 	struct tdi_evict evict;
 	struct td_space *space;
@@ -208,20 +274,24 @@ static int evict_run(struct td_space *space, struct run *run, bool *single)
 			  .owner = run->alone ? &first->owner : &space->evicted,
 			  .extent = &run->extent,
 			  .known = true,
+			  .admitted = true,
 			  .any_size = first->tag->kind == TD_KIND_DEVICE,
 			  .gone = run_is_gone},
 		.space = space,
 		.run = run,
 	};
+	uint64_t length = run->extent.length;
 	int err;
 
 	first->owner = (struct tdi_doomed_owner){region_released, region_done};
 	/* Relaxed: the reapers get to see it by the queue. */
 	atomic_store_explicit(&first->holders, run->alone ? 2 : 1, memory_order_relaxed);
 	tdi_space_part_begins(space);
+	*run->room -= length;
 	err = tdi_evict(&it.evict);
 	if (!err)
 		return 0;
+	*run->room += length;
 	/* Not the last part: the space has users. */
 	atomic_fetch_sub_explicit(&space->parts, 1, memory_order_relaxed);
 	atomic_store_explicit(&first->holders, 1, memory_order_relaxed);
@@ -315,9 +385,9 @@ static int take_away(struct td_space *space, struct run *run, uint64_t *reclaime
 		if (err)
 			return err;
 	}
-	if (first->tag->kind == TD_KIND_DEVICE ||
-	    run->extent.length >= atomic_load_explicit(&space->engine->munmap_threshold,
-						       memory_order_relaxed)) {
+	if (run->extent.length <= *run->room &&
+	    (first->tag->kind == TD_KIND_DEVICE ||
+	     run->extent.length >= threshold(space))) {
 		err = evict_run(space, run, &single);
 		if (!err)
 			return 0;
@@ -354,12 +424,15 @@ int td_region_unmap(td_space *space, void *addr, size_t length)
 {
 	uintptr_t start = (uintptr_t)addr, end = start + length;
 	struct tdi_region *region;
+	uint64_t room = 0;
 	int err = tdi_space_check(space), first_error = 0;
 
 	if (!err && !tdi_region_range_is_sound(start, length))
 		err = -EINVAL;
 	if (!err && tdi_ref_read(&space->users) == 0)
 		err = -ENXIO;
+	if (!err)
+		err = admit(space, start, end, &room);
 	if (err)
 		return err;
 
@@ -377,6 +450,7 @@ int td_region_unmap(td_space *space, void *addr, size_t length)
 		struct run run;
 
 		next_run(region, &run);
+		run.room = &room;
 		bytes = run.extent.length;
 		region = run.end;
 		err = take_away(space, &run, &reclaimed);
@@ -397,50 +471,8 @@ int td_region_unmap(td_space *space, void *addr, size_t length)
 		atomic_fetch_add_explicit(&space->bytes_reclaimed, reclaimed,
 					  memory_order_relaxed);
 	}
+	if (room > 0)
+		tdi_budget_give(space->engine, room);
 	tdi_retire_settle(space->engine);
 	return err ? err : first_error;
-}
-
-/* ---- all of it ---- */
-
-void tdi_space_detach(struct td_space *space)
-{
-	struct tdi_extent *extent = space->doom.live, *first = extent;
-
-	/* No lock: there are no users. */
-	for (; extent; extent = extent->next == first ? NULL : extent->next) {
-		struct tdi_region *region =
-			tdi_container_of(extent, struct tdi_region, extent);
-		struct tdi_evict evict = {
-			.engine = space->engine, .extent = extent, .known = true};
-		struct tdi_quarantine quarantine;
-		int err;
-
-		if (region->tag->ops || extent->backing.uffd >= 0)
-			continue;
-		tdi_ranges_leave(&region->range);
-		err = tdi_evict_detach(&evict, &quarantine);
-		if (err) {
-			/* Of very many mappings, or refused: slower, and where it is. */
-			if (err != -ENOTRECOVERABLE)
-				(void)tdi_sys_mprotect((void *)extent->start,
-						       extent->length, PROT_NONE);
-			tdi_ranges_stay(&region->range);
-			continue;
-		}
-		extent->start = quarantine.start;
-		tdi_region_unclaim(region);
-		if (!tdi_detach_trim(&quarantine, extent->length))
-			region->room = quarantine; /* again when it is released */
-	}
-}
-
-void tdi_space_forget_room(struct td_space *space, struct tdi_region *region)
-{
-	struct tdi_quarantine *room = &region->room;
-
-	if (room->reserved_end != 0 && !tdi_detach_trim(room, region->extent.length))
-		tdi_warn("space '%s': address space around %#lx-%#lx stays reserved",
-			 space->name, (unsigned long)room->reserved,
-			 (unsigned long)room->reserved_end);
 }

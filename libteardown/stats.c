@@ -30,7 +30,9 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 	if (err)
 		return err;
 	*ret = (struct td_engine_stats){
-		.reapers = engine->nr_reapers,
+		.reapers = atomic_load_explicit(&engine->stopped, memory_order_relaxed)
+				   ? 0
+				   : engine->nr_reapers,
 		.reapers_unplaced = unplaced(engine, TDI_UNPLACED_KINDS),
 		.unplaced_name = unplaced(engine, TDI_UNPLACED_NAME),
 		.unplaced_cgroup = unplaced(engine, TDI_UNPLACED_CGROUP),
@@ -42,8 +44,15 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 		.works_done = load(&engine->works_done),
 		.works_in_caller = load(&engine->works_in_caller),
 		.works_failed = load(&engine->works_failed),
-		.bytes_pending = load(&engine->bytes_pending),
+		.bytes_pending =
+			load(&engine->bytes_pending) + load(&engine->bytes_exempt),
+		.bytes_pending_peak = load(&engine->budget.peak),
 		.bytes_reclaimed = load(&engine->bytes_reclaimed),
+		.budget = load(&engine->budget.limit),
+		.budget_helped = load(&engine->budget.helped),
+		.budget_waited = load(&engine->budget.waited),
+		.budget_refused = load(&engine->budget.refused),
+		.budget_in_place = load(&engine->budget.in_place),
 		.munmaps_deferred = load(&engine->munmaps_deferred),
 		.munmaps_in_caller = load(&engine->munmaps_in_caller),
 		.bytes_quarantined = load(&engine->bytes_quarantined),
@@ -114,7 +123,7 @@ static int64_t unreported(struct td_batch *batch)
 
 int td_batch_stats(td_batch *batch, struct td_batch_stats *ret)
 {
-	int err = batch ? tdi_engine_check(batch->engine) : -EINVAL;
+	int err = batch ? tdi_batch_check_process(batch) : -EINVAL;
 	int64_t bytes;
 
 	if (err)

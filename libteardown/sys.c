@@ -381,10 +381,22 @@ int tdi_sys_thread_set(pthread_key_t key, void *value)
 	return err ? err : -pthread_setspecific(key, value);
 }
 
+static struct timespec timespec_of(uint64_t ns)
+{
+	return (struct timespec){.tv_sec = (time_t)(ns / 1000000000u),
+				 .tv_nsec = (long)(ns % 1000000000u)};
+}
+
+int tdi_sys_rdlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns)
+{
+	struct timespec until = timespec_of(deadline_ns);
+
+	return -pthread_rwlock_clockrdlock(lock, CLOCK_MONOTONIC, &until);
+}
+
 int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns)
 {
-	struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
-				 .tv_nsec = (long)(deadline_ns % 1000000000u)};
+	struct timespec until = timespec_of(deadline_ns);
 
 	return -pthread_rwlock_clockwrlock(lock, CLOCK_MONOTONIC, &until);
 }

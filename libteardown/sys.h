@@ -121,6 +121,7 @@ int tdi_sys_thread_key(pthread_key_t *ret, void (*destructor)(void *value));
 int tdi_sys_thread_set(pthread_key_t key, void *value);
 
 /* 0, -ETIMEDOUT, -EDEADLK. */
+int tdi_sys_rdlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns);
 int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns);
 
 /* How many are ready; 0: none until the deadline (CLOCK_MONOTONIC, UINT64_MAX for none),

@@ -48,11 +48,9 @@ void tdi_tune_init(struct td_engine *engine, const struct td_engine_opts *opts)
 {
 	struct tdi_tune *tune = &engine->tune;
 
-	pthread_mutex_init(&tune->lock, NULL);
 	tune->slice_ns = slice_or_default(opts->slice_ns);
 	tune->bytes_per_s = opts->bytes_per_s;
 	tune->fast = (opts->flags & TD_ENGINE_FAST) != 0;
-	tdi_queues_limit(&engine->queues, &tune->rate);
 	apply(engine);
 }
 

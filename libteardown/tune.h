@@ -40,7 +40,7 @@ struct tdi_tune {
 	struct tdi_pace_hints hints;
 };
 
-/* Once the queues are made. */
+/* Once it has been reset, and the queues are made. */
 void tdi_tune_init(struct td_engine *engine, const struct td_engine_opts *opts);
 void tdi_tune_destroy(struct td_engine *engine);
 

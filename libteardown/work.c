@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine_internal.h"
 #include "sys.h"
+#include "trace.h"
 
 enum { WORK_IDLE, WORK_QUEUED };
 
@@ -20,6 +21,11 @@ TDI_HOT bool tdi_work_claim(struct td_work *work)
 					memory_order_seq_cst) == WORK_IDLE;
 }
 
+void tdi_work_unclaim(struct td_work *work)
+{
+	atomic_store_explicit(&work->tdi_state, WORK_IDLE, memory_order_seq_cst);
+}
+
 TDI_HOT static void begin(struct td_engine *engine, struct td_work *work, uint64_t left)
 {
 	work->tdi_limit = work->parallel > 0 ? work->parallel : 1;
@@ -27,7 +33,7 @@ TDI_HOT static void begin(struct td_engine *engine, struct td_work *work, uint64
 	work->tdi_sit_out = 0;
 	work->tdi_pause_ns = 0;
 	work->tdi_status = 0;
-	work->tdi_share = 0;
+	work->tdi_share = work->tdi_serial = 0;
 	work->tdi_exhausted = work->tdi_later = work->tdi_leaves = false;
 	work->tdi_had_slice = false;
 	atomic_store_explicit(&work->tdi_at_home, 0, memory_order_relaxed);
@@ -38,11 +44,13 @@ TDI_HOT static void begin(struct td_engine *engine, struct td_work *work, uint64
 	atomic_fetch_add_explicit(&engine->works_submitted, 1, memory_order_relaxed);
 }
 
-TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work)
+TDI_HOT void tdi_work_begin(struct td_engine *engine, struct td_work *work, bool admitted)
 {
-	atomic_fetch_add_explicit(&engine->bytes_pending, work->cost,
-				  memory_order_relaxed);
 	begin(engine, work, work->cost);
+	work->tdi_exempt = !admitted;
+	if (!admitted && work->cost > 0)
+		atomic_fetch_add_explicit(&engine->bytes_exempt, work->cost,
+					  memory_order_relaxed);
 	work->tdi_epoch = (unsigned char)tdi_pending_begin(&engine->pending, 1);
 }
 
@@ -64,16 +72,36 @@ void tdi_work_begin_part(struct td_engine *engine, struct td_work *part,
 			 struct td_work *whole)
 {
 	begin(engine, part, take_cost(whole, part->cost));
+	part->tdi_exempt = whole->tdi_exempt;
 	/* Who waits for the whole waits for its parts. */
 	part->tdi_epoch = whole->tdi_epoch;
 	tdi_pending_join(&engine->pending, part->tdi_epoch, 1);
 }
 
-/* Takes it out of the engine's pending bytes. */
+/* Takes it out of what is pending. */
 static void settle(struct td_engine *engine, struct td_work *work, uint64_t bytes)
 {
-	atomic_fetch_sub_explicit(&engine->bytes_pending, take_cost(work, bytes),
-				  memory_order_relaxed);
+	uint64_t part = take_cost(work, bytes);
+
+	if (part == 0)
+		return;
+	if (work->tdi_exempt)
+		atomic_fetch_sub_explicit(&engine->bytes_exempt, part,
+					  memory_order_relaxed);
+	else
+		tdi_budget_give(engine, part);
+}
+
+/* Other works wait no longer for what the host does here than for a slice, by their
+ * turns; and it is charged with them. */
+static void look_in(struct td_engine *engine, uint64_t began,
+		    const struct tdi_slice_end *end)
+{
+	struct tdi_account account;
+
+	tdi_account_begin(&account);
+	tdi_progress_look_in(engine, began, began + end->took_ns, end->bytes);
+	(void)tdi_account_end(engine, &account);
 }
 
 int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
@@ -110,12 +138,25 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 	end->overstay = end->took_ns / target;
 	if (end->overstay > 0) /* its own; and a little more is nobody's fault */
 		end->overstay--;
+	tdi_trace_slice(engine->name, work, end->bytes, end->took_ns, result);
+	if (tdi_unlikely(tdi_progress_is_due(&engine->progress, began + end->took_ns)))
+		look_in(engine, began, end);
 	return result;
+}
+
+static void tell_ended(struct td_engine *engine)
+{
+	struct tdi_account account;
+
+	tdi_account_begin(&account);
+	tdi_progress_ended(engine);
+	(void)tdi_account_end(engine, &account);
 }
 
 void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 {
 	unsigned epoch = work->tdi_epoch;
+	uint64_t done;
 	struct tdi_account account;
 
 	tdi_account_begin(&account);
@@ -127,7 +168,12 @@ void tdi_work_finish(struct td_engine *engine, struct td_work *work, int status)
 	if (work->ops->done)
 		work->ops->done(work, status);
 	(void)tdi_account_end(engine, &account);
-	atomic_fetch_add_explicit(&engine->works_done, 1, memory_order_relaxed);
+	/* seq_cst: O2 in progress.h. Whoever ends the last one knows of all submitted. */
+	done = atomic_fetch_add_explicit(&engine->works_done, 1, memory_order_seq_cst);
+	if (tdi_progress_was_told(&engine->progress) &&
+	    done + 1 ==
+		    atomic_load_explicit(&engine->works_submitted, memory_order_relaxed))
+		tell_ended(engine);
 	tdi_pending_end(&engine->pending, epoch, 1);
 }
 

@@ -72,6 +72,9 @@ td_want() {
 TD_BUILD_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config liburcu-dev libnuma-dev)
 # shellcheck disable=SC2034
 TD_TEST_PACKAGES=(g++ check shellcheck binutils util-linux libjemalloc-dev spin)
+# With its header the library has probes for tracers; nothing else needs it.
+# shellcheck disable=SC2034
+TD_PROBE_PACKAGES=(systemtap-sdt-dev)
 # One of td-bench's peers is built where this is there; nothing else needs it.
 # shellcheck disable=SC2034
 TD_BENCH_PACKAGES=(libck-dev)

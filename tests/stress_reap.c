@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A1-A7: threads that attach, time out, are detached, put, put synchronously and look
- * on, all at the same spaces. Each space is reclaimed once, with all that it had, and by
- * whoever was to do it.
+ * A1-A7, C3: threads that attach, time out, are detached, put, put synchronously, release
+ * and look on, all at the same spaces. Each space is reclaimed once, with all that it
+ * had, and by whoever was to do it.
  */
 #include "base.h"
 #include "harness.h"
@@ -29,7 +29,7 @@ static struct slot {
 /* What td_space_reap returned. */
 enum outcome { DONE, LATE, TIMED_OUT, SENT_AWAY, NOT_FIRST, OUTCOMES };
 static atomic_uint outcomes[OUTCOMES];
-static atomic_uint made, reclaimed, canceled;
+static atomic_uint made, reclaimed, canceled, released, part_released;
 static atomic_ullong bytes_made, bytes_back;
 
 static void count(td_space *space, enum td_event event, int status, void *arg)
@@ -58,6 +58,14 @@ static td_space *make(unsigned *seed)
 	ck_assert_int_eq(td_region_map(space, length, NULL, &addr), 0);
 	tdt_touch(addr, length);
 	atomic_fetch_add(&bytes_made, length);
+	if (rand_r(seed) % 4 == 0) { /* and shared memory, which may be left */
+		ck_assert_int_eq(td_region_map(space, 64 * KIB,
+					       TD_REGION_OPTS(.kind = TD_KIND_SHARED),
+					       &addr),
+				 0);
+		tdt_touch(addr, 64 * KIB);
+		atomic_fetch_add(&bytes_made, 64 * KIB);
+	}
 	if (rand_r(seed) % 4 == 0) { /* and one that leaves by itself */
 		ck_assert_int_eq(td_region_map(space, 64 * KIB, NULL, &addr), 0);
 		tdt_touch(addr, 64 * KIB);
@@ -67,6 +75,34 @@ static td_space *make(unsigned *seed)
 	ck_assert_int_eq(td_space_on_event(space, TD_EVENT_RECLAIMED, count, NULL), 0);
 	atomic_fetch_add(&made, 1);
 	return space;
+}
+
+static void release(td_space *space, unsigned *seed)
+{
+	bool keep = rand_r(seed) % 4 == 0;
+	int err = td_space_release(space, keep ? TD_RELEASE_KEEP_SHARED : 0);
+
+	switch (err) {
+	case 0:
+		if (!keep)
+			ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, 0), 0);
+		atomic_fetch_add(&released, 1);
+		break;
+	case -EAGAIN:
+		atomic_fetch_add(&part_released, 1);
+		break;
+	default:
+		ck_assert_int_eq(err, -EINVAL);
+		break;
+	}
+}
+
+static void put_and_release(td_space *space, unsigned *seed)
+{
+	ck_assert_int_eq(td_space_grab(space), 0);
+	ck_assert_int_eq(td_space_put(space), 0);
+	release(space, seed);
+	ck_assert_int_eq(td_space_drop(space), 0);
 }
 
 /* Puts what is in a slot, and something new there. */
@@ -80,6 +116,8 @@ static void renew(struct slot *slot, unsigned *seed, bool again)
 	pthread_mutex_unlock(&slot->lock);
 	if (rand_r(seed) % 4 == 0)
 		ck_assert_int_eq(td_space_put_sync(old), 0);
+	else if (old && rand_r(seed) % 2 == 0)
+		put_and_release(old, seed);
 	else
 		ck_assert_int_eq(td_space_put(old), 0);
 }
@@ -138,6 +176,8 @@ static void live_once(struct slot *slot, unsigned *seed)
 		return;
 	if (deed <= 3) {
 		reap(space, seed);
+		if (rand_r(seed) % 2 == 0)
+			release(space, seed);
 	} else if (deed <= 5) {
 		int err = td_space_reap_cancel(space);
 
@@ -202,6 +242,9 @@ START_TEST(attached_reapers_come_and_go)
 	       atomic_load(&made), atomic_load(&outcomes[DONE]),
 	       atomic_load(&outcomes[LATE]), atomic_load(&outcomes[TIMED_OUT]),
 	       atomic_load(&outcomes[SENT_AWAY]), atomic_load(&outcomes[NOT_FIRST]));
+	printf("# released %u, in part %u\n", atomic_load(&released),
+	       atomic_load(&part_released));
+	ck_assert_uint_gt(atomic_load(&released), 0);
 	ck_assert_uint_eq(atomic_load(&reclaimed), atomic_load(&made));
 	ck_assert_uint_eq(atomic_load(&bytes_back), atomic_load(&bytes_made));
 	/* each cancel has sent one away, and nobody else was */

@@ -254,7 +254,7 @@ START_TEST(an_unmapping_refused_for_now_resumes_where_it_stopped)
 		atomic_store(&unmaps, 0);
 		tdt_touch(addr, length);
 		/* unmapping in steps, of which the third is refused twice */
-		tdt_fail(TDI_SYS_madvise, -EIO, 0, 1);
+		tdt_fail_detail(TDI_SYS_madvise, MADV_DONTNEED, -EIO, 0, 1);
 		tdt_fail(TDI_SYS_munmap, errors[i], 2, 2);
 		tdi_extent_init(&extent, &TDI_BACKING_ANON, (uintptr_t)addr, length);
 		tdi_doom_add(&doom, &extent);

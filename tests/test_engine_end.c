@@ -121,14 +121,14 @@ START_TEST(many_engines_come_and_go_without_a_trace)
 END_TEST
 
 static sem_t in_wake, leave_wake;
+static uintptr_t signal_word; /* the engine is not there any more when the gate wakes */
 static atomic_bool destroyed, stopped_one;
 
 static int stop_in_wake(enum tdi_sys_call call, uintptr_t addr, size_t length, int detail)
 {
 	(void)length;
 	(void)detail;
-	if (call == TDI_SYS_futex_wake &&
-	    addr == (uintptr_t)&engine->queues.first->signal &&
+	if (call == TDI_SYS_futex_wake && addr == signal_word &&
 	    !atomic_exchange(&stopped_one, true)) {
 		/* the wake itself is made: only its maker is kept from returning */
 		syscall(SYS_futex, addr, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
@@ -164,6 +164,7 @@ START_TEST(destroying_waits_for_a_submitter_on_his_way_out)
 	job_init(&job, 1);
 	while (atomic_load(&engine->queues.first->sleepers) < 1)
 		sched_yield();
+	signal_word = (uintptr_t)&engine->queues.first->signal;
 	tdi_sys_set_fault(stop_in_wake);
 	pthread_create(&submitter, NULL, submit_one, &job.work);
 	sem_wait(&in_wake);

@@ -261,12 +261,13 @@ START_TEST(each_refusal_has_its_counter)
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
 		/* not of the third thread, whose policy nobody sets */
 		tdt_fail(known[i].call, -EPERM, 0, 2);
-		ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.reapers = 2, .nice = 1,
-								 .cpus = &set,
-								 .cpus_size = sizeof(set),
-								 .cgroup = directory),
-						  &engine),
-				 0);
+		ck_assert_int_eq(
+			td_engine_create(TD_ENGINE_OPTS(.reapers = 2, .nice = 1,
+							.budget = GIB, .cpus = &set,
+							.cpus_size = sizeof(set),
+							.cgroup = directory),
+					 &engine),
+			0);
 		ck_assert_uint_ge(tdt_calls(known[i].call), 2);
 		tdt_fail_none();
 		now = stats();

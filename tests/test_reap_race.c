@@ -38,8 +38,8 @@ bool __real_td_space_get_not_zero(td_space *of);
 bool __wrap_td_space_get_not_zero(td_space *of);
 bool __real_tdi_space_put_user(td_space *of);
 bool __wrap_tdi_space_put_user(td_space *of);
-void __real_tdi_work_begin(td_engine *of, struct td_work *work);
-void __wrap_tdi_work_begin(td_engine *of, struct td_work *work);
+void __real_tdi_work_begin(td_engine *of, struct td_work *work, bool admitted);
+void __wrap_tdi_work_begin(td_engine *of, struct td_work *work, bool admitted);
 
 bool __wrap_td_space_get_not_zero(td_space *of)
 {
@@ -62,10 +62,10 @@ bool __wrap_tdi_space_put_user(td_space *of)
 	return last;
 }
 
-void __wrap_tdi_work_begin(td_engine *of, struct td_work *work)
+void __wrap_tdi_work_begin(td_engine *of, struct td_work *work, bool admitted)
 {
 	reach(BEFORE_BEGIN);
-	__real_tdi_work_begin(of, work);
+	__real_tdi_work_begin(of, work, admitted);
 }
 
 static int hook(enum tdi_sys_call call, uintptr_t addr, size_t length, int detail)

@@ -52,6 +52,55 @@ START_TEST(the_caller_frees_what_a_busy_reaper_cannot)
 }
 END_TEST
 
+static void *help_once(void *arg)
+{
+	(void)arg;
+	ck_assert(tdi_reaper_help(engine));
+	return NULL;
+}
+
+/* The reaper has looked while a helper had the work, and sleeps when it comes back. */
+static void help_with(unsigned laters)
+{
+	struct tdi_queue *queue = engine->queues.first;
+	sem_t entered, may_go;
+	struct hold hold;
+	pthread_t helper;
+	struct job job;
+
+	sem_init(&entered, 0, 0);
+	sem_init(&may_go, 0, 0);
+	hold_reaper(&hold);
+	job_init(&job, 2);
+	job.laters = laters;
+	job.entered = &entered;
+	job.may_go = &may_go;
+	ck_assert_int_eq(td_engine_submit(engine, &job.work), 0);
+	pthread_create(&helper, NULL, help_once, NULL);
+	sem_wait(&entered);
+	let_go(&hold);
+	while (atomic_load(&queue->sleepers) == 0)
+		sched_yield();
+	for (unsigned i = 0; i < 2 + laters; i++)
+		sem_post(&may_go);
+	pthread_join(helper, NULL);
+	sem_wait(&job.done); /* nobody else pushes anything */
+	ck_assert_int_eq(job.status, 0);
+	ck_assert(pthread_equal(job.ran_on, engine->reapers[0].thread));
+}
+
+START_TEST(what_a_helper_gives_back_is_gone_on_with)
+{
+	help_with(0);
+}
+END_TEST
+
+START_TEST(what_puts_itself_off_with_a_helper_is_gone_on_with)
+{
+	help_with(1);
+}
+END_TEST
+
 struct putter {
 	struct td_work work;
 	_Atomic(bool) enough;
@@ -279,6 +328,8 @@ int main(void)
 	const TTest *all[] = {
 		nothing_pending_is_nothing_to_do,
 		the_caller_frees_what_a_busy_reaper_cannot,
+		what_a_helper_gives_back_is_gone_on_with,
+		what_puts_itself_off_with_a_helper_is_gone_on_with,
 		works_that_cannot_go_on_are_told_and_not_waited_for,
 		beside_others_that_drain_it_ends_as_well,
 		on_a_reaper_it_is_refused,

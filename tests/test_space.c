@@ -2,6 +2,7 @@
 /* A4, A5, A9, A12: users and count, the two events, and the teardown between them. */
 #include "harness.h"
 #include "base.h"
+#include "nodes.h"
 #include "space_internal.h"
 
 #include <errno.h>
@@ -241,14 +242,22 @@ static int meet_in_madvise(enum tdi_sys_call call, uintptr_t addr, size_t length
 
 START_TEST(two_reapers_work_on_one_region_at_once)
 {
-	char *addr = map(40 * MIB);
+	td_engine *pairs; /* one on each node: none comes from elsewhere for so little */
+	char *addr;
 
+	ck_assert_int_eq(td_space_put(space), 0);
+	ck_assert_int_eq(
+		td_engine_create(TD_ENGINE_OPTS(.reapers = 2 * tdi_numa_nodes()), &pairs),
+		0);
+	ck_assert_int_eq(td_space_create(pairs, NULL, &space), 0);
+	addr = map(40 * MIB);
 	sem_init(&both_zap, 0, 0);
 	tdi_sys_set_fault(meet_in_madvise);
 	put_and_wait(); /* for ever, if one reaper had to do it all */
 	tdi_sys_set_fault(NULL);
 	ck_assert_int_ge(atomic_load(&zappers), 2);
 	ck_assert_uint_eq(tdt_mapped(addr, 40 * MIB), 0);
+	ck_assert_int_eq(td_engine_destroy(pairs, TD_EXIT_DRAIN, 0), 0);
 }
 END_TEST
 

@@ -44,6 +44,19 @@ START_TEST(a_work_that_is_not_one_is_refused)
 }
 END_TEST
 
+START_TEST(a_weight_has_a_limit)
+{
+	struct job job;
+
+	job_init(&job, 1);
+	job.work.weight = TDI_WEIGHT_MAX + 1;
+	ck_assert_int_eq(td_engine_submit(engine, &job.work), -EINVAL);
+	job.work.weight = TDI_WEIGHT_MAX;
+	ck_assert_int_eq(td_engine_submit(engine, &job.work), 0);
+	sem_wait(&job.done);
+}
+END_TEST
+
 START_TEST(a_queued_work_is_not_queued_twice)
 {
 	sem_t entered, may_go;
@@ -255,6 +268,7 @@ int main(void)
 
 	tdt_add(tests, a_work_runs_its_slices_and_is_done_once, setup, teardown);
 	tdt_add(tests, a_work_that_is_not_one_is_refused, setup, teardown);
+	tdt_add(tests, a_weight_has_a_limit, setup, teardown);
 	tdt_add(tests, a_queued_work_is_not_queued_twice, setup, teardown);
 	tdt_add(tests, an_error_ends_a_work_and_is_handed_on, setup, teardown);
 	tdt_add(tests, a_work_may_put_itself_off, setup, teardown);

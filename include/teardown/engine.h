@@ -6,6 +6,12 @@
  *
  * Thread safety: every function may be called from any thread at any time, except
  * that td_engine_destroy() ends the caller's right to use the engine.
+ *
+ * A module that links the library is to be linked with -Wl,-z,nodelete, which pkg-config
+ * and meson say by themselves: dlclose(3) then leaves it where it is, with all that
+ * engines' threads, ends of threads and forks still call. Without it dlclose() is allowed
+ * once every engine has been destroyed with TD_EXIT_DRAIN, if the default engine was
+ * never made and no thread is left that has added to a batch or held something lazily.
  */
 #ifndef TEARDOWN_ENGINE_H
 #define TEARDOWN_ENGINE_H
@@ -176,12 +182,76 @@ int td_engine_drain(td_engine *engine, int64_t timeout_ns);
  */
 int td_engine_relieve(td_engine *engine);
 
+/*
+ * Bounds what is pending, in bytes: what was put, unmapped or submitted with a cost and
+ * has not been released yet, touched or not. Memory that callers free by themselves does
+ * not count. A call that would pass the bound meets the policy (enum td_budget_policy):
+ * it helps, waits or is refused; with nothing pending it never does, however large. So
+ * the bound is passed by one such call at most, whatever the number of threads.
+ *
+ * Nothing depends on deferred work: where all that is pending cannot go on, where nothing
+ * moves (for 20 ms while helping, a second while waiting), in callbacks, and where there
+ * are no reapers, the caller frees what it brought in slices by itself, at once. In
+ * callbacks that are nested eight deep it is queued beyond the bound. Who helps runs
+ * slices and callbacks of any owner.
+ *
+ *   engine  NULL = the default engine
+ *   bytes   0 = the default: half of the least that physical memory and the memory
+ *           cgroups of this process allow, as they are now
+ *
+ * Returns 0; -EINVAL: unknown policy; -ECHILD; -ENOMEM (default engine). On failure
+ * nothing is changed. Any time; those who wait look again. Context: does not block; for
+ * the default it reads some files. (row A11)
+ */
+int td_engine_set_budget(td_engine *engine, uint64_t bytes, enum td_budget_policy policy);
+
+/*
+ * Makes an engine of the parent usable in a child, in place: new threads, nothing
+ * pending, counters from zero. Its options stay, and so do the shrinkers that were added
+ * to it. What the parent made with it stays the parent's: spaces and batches answer
+ * -ECHILD, and nothing of it is freed; a work of the host's that the parent has submitted
+ * is prepared anew by td_work_init() before it is submitted here. The engine is the
+ * caller's as if he had created it. It may be one whose threads were busy, that others
+ * were using or draining, or that had been stopped when the child was made; not one that
+ * td_engine_destroy() had been called for.
+ *
+ *   engine  NULL = the default engine; where threads cannot be started it goes on
+ *           without any
+ *
+ * Returns 0; -EALREADY: it is not the parent's, or has been restarted, or is the default
+ * engine and has never been made; -EDEADLK: the child was made in a callback of the
+ * engine, and is in it; -ENOTRECOVERABLE: the fork met a grace period that took more than
+ * a second, and liburcu cannot be used here; -ENOMEM, -EAGAIN: as td_engine_create(), and
+ * it may be tried again.
+ * Thread safety: any thread of the child; of several that call one succeeds. Best before
+ * any other is started: see docs/design.md, "Fork", for the flavors of liburcu.
+ * Context: may block; allocates. Not in a handler of pthread_atfork(3).
+ */
+int td_engine_restart(td_engine *engine);
+
 enum td_exit_mode {
 	TD_EXIT_DRAIN = 0, /* wait until all is done, however long */
 	TD_EXIT_DEADLINE,  /* wait for the timeout, then abandon the rest */
 	TD_EXIT_ABANDON,   /* stop after the slices being run: the process is about to end
 			    */
 };
+
+/*
+ * Stops an engine's threads for good, as td_engine_destroy() does, and keeps the engine:
+ * it can be used as before, and what it is given runs in its callers. For the end of a
+ * process that is to end with the last thread of its host's (its main thread called
+ * pthread_exit(3), and nobody calls exit): the engine's own would keep it alive. Not
+ * needed before exit(3).
+ *
+ *   engine  NULL = the default engine (nothing to do if it was never made)
+ *   mode, timeout_ns  as for td_engine_destroy(), which may still be called
+ *
+ * Returns 0; -ETIMEDOUT: stopped, the rest was abandoned at the deadline; and, with
+ * nothing done: -EALREADY: stopped before, or somebody is at it; -EINVAL; -EDEADLK;
+ * -ECHILD.
+ * Context: as td_engine_destroy().
+ */
+int td_engine_stop(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns);
 
 /*
  * Stops the reapers and gives the engine up. Abandoned work gets done(work,
@@ -261,10 +331,10 @@ struct td_work {
 	void *tdi_inbox;
 	struct tdi_queue *tdi_queue;
 	struct td_work *tdi_next, *tdi_prev;
-	uint64_t tdi_due_ns, tdi_pause_ns, tdi_share;
+	uint64_t tdi_due_ns, tdi_pause_ns, tdi_share, tdi_serial;
 	int tdi_status, tdi_home;
 	unsigned char tdi_epoch, tdi_exhausted, tdi_later, tdi_leaves;
-	unsigned char tdi_is_small, tdi_had_slice, tdi_gives_memory;
+	unsigned char tdi_is_small, tdi_had_slice, tdi_gives_memory, tdi_exempt;
 	TD_ATOMIC(uint32_t) tdi_state;
 	TD_ATOMIC(uint32_t) tdi_slices, tdi_at_home;
 	TD_ATOMIC(uint64_t) tdi_left, tdi_cpu_ns;
@@ -276,14 +346,15 @@ void td_work_init(struct td_work *work, const struct td_work_ops *ops, uint64_t 
 /*
  * Queues a work: wait-free, takes no lock, allocates nothing; at most one futex wake.
  * Where there is nobody to run it (an engine without threads or being destroyed) it
- * runs to its end in the caller before the call returns.
+ * runs to its end in the caller before the call returns. A work with a cost that is past
+ * the engine's budget meets its policy: see td_engine_set_budget().
  *
  *   engine  NULL = the default engine
  *   work    stays the caller's and must not be touched until done() is called
  *
- * Returns 0; -EINVAL: no work, ops or slice function; -EBUSY: the work is queued
- * already; -ECHILD; and -ENOMEM when the default engine could not be made. On failure
- * the work is unchanged.
+ * Returns 0; -EINVAL: no work, ops or slice function, or a weight beyond 10000; -EBUSY:
+ * the work is queued already; -EAGAIN: past the budget, TD_BUDGET_AGAIN; -ECHILD; and
+ * -ENOMEM when the default engine could not be made. On failure the work is unchanged.
  * Context: any thread, callbacks included; no RCU registration needed.
  */
 int td_engine_submit(td_engine *engine, struct td_work *work);

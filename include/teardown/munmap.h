@@ -33,7 +33,9 @@ enum td_munmap_flags {
  * with userfaultfd, device memory, the heap and the stack), where what is pending would
  * come near a limit of yours (address space, private memory, locked memory, commit
  * charge, the pool of huge pages), and wherever the kernel refuses any step: then the
- * caller frees in slices.
+ * caller frees in slices. Past the engine's budget it helps or waits before it touches
+ * anything, and callbacks of any owner may run in it: a lock that they take must not be
+ * held. Or it is refused: see td_engine_set_budget(). (row A11)
  *
  * Not for ranges that belong to a space: td_region_unmap(). Above the threshold that is
  * -EBUSY and changes nothing; below it is not looked for.
@@ -43,7 +45,8 @@ enum td_munmap_flags {
  *
  * Returns 0, or what munmap(2) would answer as a negative errno value: -EINVAL:
  * misaligned, zero, or outside of what a process can have; -ENOMEM: the limit on mappings
- * forbids to split one; -EPERM: part of it is sealed. On failure nothing is changed.
+ * forbids to split one; -EPERM: part of it is sealed; and -EAGAIN: past the budget, where
+ * TD_BUDGET_AGAIN was chosen. On failure nothing is changed.
  * Context: takes the kernel's lock on the address space for some microseconds a mapping;
  * any thread, callbacks included; allocates nothing (but the default engine, on first
  * use); no RCU registration needed.

@@ -190,7 +190,8 @@ int td_region_adopt(td_space *space, void *addr, size_t length,
  * Returns 0, also when there was nothing; -EINVAL: misaligned, zero or wrapping, or it
  * would cut a huge page in two; -EOPNOTSUPP: it would split a region that has ops;
  * -ENXIO: the space has no user; -ENOMEM: no memory for the descriptor of what is kept,
- * or the limit on mappings forbids to split; -ECHILD: with nothing changed. And, when a
+ * or the limit on mappings forbids to split; -EAGAIN: past the engine's budget, where
+ * TD_BUDGET_AGAIN was chosen; -ECHILD: with nothing changed. And, when a
  * region's prepare callbacks failed or the kernel refused for good: that error, with that
  * region still mapped and in the space, and the others unmapped. Context: blocks for
  * other calls on the same space, for prepare callbacks, and where it frees by itself; not

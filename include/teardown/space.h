@@ -85,9 +85,14 @@ bool td_space_get_not_zero(td_space *space);
  * for microseconds whatever the size: no lock of the library's, no allocation, at most
  * one futex wake for a reaper, one for threads that wait for "gone", and a write for each
  * eventfd that does. Putting more users than there are stops the process with a message
- * that names the space. NULL is allowed and does nothing. Returns 0; -ECHILD, with
- * nothing changed. Context: anywhere, callbacks included. On an engine without threads
- * the caller frees the memory itself, in slices.
+ * that names the space. NULL is allowed and does nothing. Past the engine's budget the
+ * caller of the last put helps or waits, when "gone" has been told; slices and callbacks
+ * of any owner may run in it then, so that a lock that they take must not be held. Or it
+ * is refused: see td_engine_set_budget(). On an engine without threads the caller frees
+ * the memory itself, in slices.
+ * Returns 0; and, with nothing changed: -EAGAIN: past the budget, TD_BUDGET_AGAIN: the
+ * user is still the caller's; -ECHILD. Context: anywhere, callbacks included; blocks past
+ * the budget. (row A11)
  */
 int td_space_put(td_space *space);
 
@@ -137,6 +142,31 @@ int td_space_reap(td_space *space, unsigned flags, int64_t timeout_ns);
  * does not block; the caller holds a user or a count. (row A7)
  */
 int td_space_reap_cancel(td_space *space);
+
+enum td_release_flags {
+	/* Leaves shared memory (TD_KIND_SHARED) to those whose it is to free it. (C4) */
+	TD_RELEASE_KEEP_SHARED = 1u << 0,
+};
+
+/*
+ * Frees the memory of a dying space now, in the caller, beside whoever is at it already:
+ * reapers, which may have much else to do, the thread that is attached, or one in
+ * td_space_put_sync(). Ranges that were unmapped before are among it. Nothing is freed
+ * twice. The teardown's callbacks may run in the caller.
+ *
+ *   space  its last user has gone; the caller holds a count, or holds it lazily
+ *   flags  enum td_release_flags
+ *
+ * Returns 0: all of it has been reclaimed, by whomever (with TD_RELEASE_KEEP_SHARED: all
+ * but shared memory has been released); -EAGAIN: a part is still in others' hands, or
+ * could not be freed for now, or all has been released and whoever runs the teardown has
+ * yet to say so; -EINVAL: NULL, unknown flags, or the space has users; -ECHILD. How the
+ * teardown ended is for td_space_wait() to tell.
+ * Context: blocks for as long as what it frees takes, and then for 10 ms at most, for
+ * what others have in hand; on a reaper or in a callback it does not wait for them. Not
+ * inside a read-side critical section. (rows C3, C4)
+ */
+int td_space_release(td_space *space, unsigned flags);
 
 /*
  * Take and give back a count: it keeps the object, never its memory (row A4). The

@@ -32,8 +32,15 @@ extern "C" {
 	X(works_in_caller, "works that ran in the thread that submitted them")           \
 	X(works_failed, "works that ended with an error, abandoned ones included")       \
 	X(bytes_pending, "bytes of cost submitted and not yet released")                 \
+	X(bytes_pending_peak, "most of them that were left to reapers at once")          \
 	X(bytes_reclaimed, "bytes released")                                             \
 	X(bytes_in_caller, "of these, by others than its reapers")                       \
+	X(budget, "bytes that may be left to reapers")                                   \
+	X(budget_helped, "calls that found no room in it and ran slices")                \
+	X(budget_waited, "calls that slept for room")                                    \
+	X(budget_refused, "calls that got -EAGAIN")                                      \
+	X(budget_in_place,                                                               \
+	  "calls that freed their own, since nothing moved or in callbacks")             \
 	X(munmaps_deferred, "ranges taken out of sight at once and freed later")         \
 	X(munmaps_in_caller, "ranges of such a size that the caller freed all the same") \
 	X(bytes_quarantined, "bytes out of sight and not yet released")                  \
