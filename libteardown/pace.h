@@ -12,11 +12,8 @@
 
 #include "base.h"
 
-/* The target that bounds are made for; a step for a longer one may be larger. */
+/* What a first guess and a kind's hint are for. */
 #define TDI_PACE_TARGET_NS 500000u
-
-/* Larger by so much at most: a step that is far too large lasts long. */
-#define TDI_PACE_LARGER 8u
 
 struct tdi_pace {
 	size_t step; /* bytes for the next step */
@@ -30,23 +27,10 @@ static inline void tdi_pace_init(struct tdi_pace *pace, size_t first, size_t min
 	*pace = (struct tdi_pace){.step = first, .min = min, .max = max};
 }
 
-/* The bounds' upper one for a target. */
-static inline size_t tdi_pace_max(const struct tdi_pace *pace, uint64_t target_ns)
+static inline size_t tdi_pace_bounded(const struct tdi_pace *pace, double step)
 {
-	uint64_t larger = target_ns / TDI_PACE_TARGET_NS;
-
-	if (larger <= 1)
-		return pace->max;
-	return pace->max * (larger < TDI_PACE_LARGER ? larger : TDI_PACE_LARGER);
-}
-
-static inline size_t tdi_pace_bounded(const struct tdi_pace *pace, double step,
-				      uint64_t target_ns)
-{
-	size_t max = tdi_pace_max(pace, target_ns);
-
-	if (step >= (double)max)
-		return tdi_align_down(max, pace->min);
+	if (step >= (double)pace->max)
+		return tdi_align_down(pace->max, pace->min);
 	return tdi_align_down(tdi_max_size(pace->min, (size_t)step), pace->min);
 }
 
@@ -58,8 +42,7 @@ static inline void tdi_pace_aim(struct tdi_pace *pace, uint64_t target_ns)
 	pace->target_ns = target_ns;
 	if (target_ns != before)
 		pace->step = tdi_pace_bounded(
-			pace, (double)pace->step * (double)target_ns / (double)before,
-			target_ns);
+			pace, (double)pace->step * (double)target_ns / (double)before);
 }
 
 /* A step of `bytes` took took_ns where target_ns was wanted. */
@@ -78,7 +61,7 @@ static inline void tdi_pace_learn(struct tdi_pace *pace, size_t bytes, uint64_t 
 		step = (double)bytes / 2;
 	else
 		step = (double)bytes * (double)target_ns / (double)took_ns;
-	pace->step = tdi_pace_bounded(pace, step, target_ns);
+	pace->step = tdi_pace_bounded(pace, step);
 	pace->target_ns = target_ns;
 }
 
@@ -114,7 +97,7 @@ static inline void tdi_pace_take(struct tdi_pace *pace, struct tdi_pace_hints *h
 		      : 0;
 
 	if (step > 0 && step < pace->step)
-		pace->step = tdi_pace_bounded(pace, (double)step, TDI_PACE_TARGET_NS);
+		pace->step = tdi_pace_bounded(pace, (double)step);
 }
 
 #endif

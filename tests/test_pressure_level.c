@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* B5, A3, A11: what a level of pressure changes while it holds. */
+/* B5, D9, A11: what a level of pressure changes while it holds. */
 #include "job.h"
 #include "pressure.h"
 

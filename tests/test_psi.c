@@ -428,24 +428,29 @@ START_TEST(descriptors_that_the_host_closed_are_left_alone)
 }
 END_TEST
 
-START_TEST(a_child_has_none_and_its_parent_goes_on)
+START_TEST(a_child_has_none_until_it_restarts_and_its_parent_goes_on)
 {
+	size_t descriptors;
 	pid_t child;
 	int status;
 
 	make_and_listen();
+	descriptors = tdt_footprint().descriptors;
 	child = fork();
 	if (child == 0) {
 		struct td_engine_stats now;
 
 		if (td_engine_stats(engine, &now) != -ECHILD)
 			_exit(1);
-		tdi_psi_watch_reset(engine);
-		for (unsigned i = 0; i < nr_files; i++) {
-			if (fcntl(files[i].fd, F_GETFD) >= 0)
-				_exit(2);
-		}
-		_exit(tdi_psi_watch_runs(engine) ? 3 : 0);
+		/* Its copies of the parent's are closed, and it has its own. */
+		nr_files = 0;
+		memset(files, 0, sizeof(files));
+		if (td_engine_restart(engine) != 0 ||
+		    td_engine_stats(engine, &now) != 0 || now.psi_watched != 1)
+			_exit(2);
+		if (tdt_footprint().descriptors != descriptors)
+			_exit(3);
+		_exit(td_engine_destroy(engine, TD_EXIT_DRAIN, 0) ? 4 : 0);
 	}
 	ck_assert_int_eq(waitpid(child, &status, 0), child);
 	ck_assert_int_eq(status, 0);
@@ -492,7 +497,7 @@ int main(void)
 		interrupted_polls_are_nothing,
 		a_stop_is_repeated_until_it_is_heard,
 		descriptors_that_the_host_closed_are_left_alone,
-		a_child_has_none_and_its_parent_goes_on,
+		a_child_has_none_until_it_restarts_and_its_parent_goes_on,
 		engines_that_are_watched_come_and_go_without_a_trace,
 	};
 

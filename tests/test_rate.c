@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A3: a limit in bytes a second, by a clock of the test's own. */
+/* D9: a limit in bytes a second, by a clock of the test's own. */
 #include "harness.h"
 #include "rate.h"
 

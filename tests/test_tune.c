@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A3: the slice, the rate and fast mode, set when an engine is made and while it runs. */
+/* D9: the slice, the rate and fast mode, set when an engine is made and while it runs. */
 #include "job.h"
 
 #include <errno.h>

@@ -5,7 +5,7 @@
  *
  * All of it concerns slices that begin later. Each returns 0; -ECHILD; -ENOMEM (default
  * engine); engine NULL = the default engine. Context: any thread, callbacks included; may
- * block for a moment, behind another such call. (row A3)
+ * block for a moment, behind another such call. (row D9)
  */
 #ifndef TEARDOWN_TUNE_H
 #define TEARDOWN_TUNE_H
@@ -34,8 +34,9 @@ int td_engine_set_rate(td_engine *engine, uint64_t bytes_per_s);
 /*
  * Fast mode, for when nobody else is there: at night, at the end of a process that
  * serves nobody any more. Slices last 40 times as long as they otherwise would, 20 ms by
- * default, and so may a single step. They are short again from the next slice on after
- * it has ended. A rate stays in force.
+ * default, and a system call may take as long, of up to 64 MiB. They are short again from
+ * the first slice on that begins after it has ended. A rate stays in force. docs/design.md
+ * has what it brings, which is not much.
  */
 int td_engine_set_fast(td_engine *engine, bool fast);
 
