@@ -114,4 +114,16 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue);
 /* How long a work that returned TD_WORK_LATER pauses: 1 ms, doubling to 1 s. */
 uint64_t tdi_queue_next_pause(uint64_t pause_ns);
 
+/* ---- between the queue's own files: under the lock ---- */
+
+/* Takes in what has been pushed. */
+void tdi_queue_look_in(struct tdi_queue *queue);
+
+/* Of works that are due. Returns when the next one will be, UINT64_MAX for never. */
+uint64_t tdi_queue_end_pauses(struct tdi_queue *queue);
+
+/* Hands out one that has been taken from the list, where it is again while more may join.
+ */
+struct td_work *tdi_queue_hand_out(struct tdi_queue *queue, struct td_work *work);
+
 #endif
