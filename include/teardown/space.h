@@ -127,10 +127,11 @@ int td_space_put_sync(td_space *space);
  * td_space_put_sync(), which frees the memory itself (row A3); -EINVAL: NULL, unknown
  * flags; -EDEADLK: called on a reaper of its engine; -ECHILD. A teardown that failed for
  * good reports through td_space_wait().
- * Context: blocks on a futex, without CPU, and then for as long as the memory takes, which
- * allocates nothing (it does before it sleeps: row A11); not in a callback of its engine, nor inside a read-side critical section. For a moment,
- * before it sleeps, it is a user: if the last other one leaves then, the memory is freed
- * without sleeping (row A6), and td_space_get_not_zero() may succeed once more.
+ * Context: blocks on a futex, without CPU, and then for as long as the memory takes,
+ * which allocates nothing (it does before it sleeps: row A11); not in a callback of its
+ * engine, nor inside a read-side critical section. For a moment, before it sleeps, it is
+ * a user: if the last other one leaves then, the memory is freed without sleeping (row
+ * A6), and td_space_get_not_zero() may succeed once more.
  */
 int td_space_reap(td_space *space, unsigned flags, int64_t timeout_ns);
 
