@@ -4,6 +4,7 @@
 #include "nodes.h"
 #include "retire.h"
 #include "sys.h"
+#include "thread.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -363,7 +364,13 @@ static int may_end(struct td_engine *engine, enum td_exit_mode mode)
 		return err;
 	if ((unsigned)mode > TD_EXIT_ABANDON)
 		return -EINVAL;
-	return tdi_engine_is_reaper(engine) ? -EDEADLK : 0;
+	/* A shrinker may run in a thread that is to be joined. */
+	return tdi_engine_is_reaper(engine) ||
+			       atomic_load_explicit(&engine->shrinkers.holder,
+						    memory_order_relaxed) ==
+				       tdi_thread_token()
+		       ? -EDEADLK
+		       : 0;
 }
 
 static uint64_t deadline_of(enum td_exit_mode mode, int64_t timeout_ns)
