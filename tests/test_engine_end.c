@@ -176,6 +176,29 @@ START_TEST(nor_can_what_its_submitter_gave_up)
 }
 END_TEST
 
+static uint64_t end_inside(struct td_shrinker *shrinker, enum td_pressure level)
+{
+	(void)shrinker;
+	(void)level;
+	stopped = td_engine_stop(engine, TD_EXIT_ABANDON, 0);
+	destroyed_inside = td_engine_destroy(engine, TD_EXIT_ABANDON, 0);
+	return 0;
+}
+
+/* It may be called by the thread that watches the kernel's pressure, and has to end. */
+START_TEST(a_shrinker_cannot_end_its_engine)
+{
+	struct td_shrinker shrinker = {.shrink = end_inside};
+
+	ck_assert_int_eq(td_engine_add_shrinker(engine, &shrinker), 0);
+	ck_assert_int_eq(td_engine_pressure(engine, TD_PRESSURE_SOME, NULL), 0);
+	ck_assert_int_eq(stopped, -EDEADLK);
+	ck_assert_int_eq(destroyed_inside, -EDEADLK);
+	ck_assert_int_eq(td_engine_remove_shrinker(engine, &shrinker), 0);
+	teardown();
+}
+END_TEST
+
 START_TEST(many_engines_come_and_go_without_a_trace)
 {
 	struct tdt_footprint before, after;
@@ -306,6 +329,7 @@ int main(void)
 	tdt_add(tests, what_is_told_of_being_abandoned_cannot_wait_for_the_engine, setup,
 		NULL);
 	tdt_add(tests, nor_can_what_its_submitter_gave_up, setup, NULL);
+	tdt_add(tests, a_shrinker_cannot_end_its_engine, setup, NULL);
 	tdt_add(tests, many_engines_come_and_go_without_a_trace, NULL, NULL);
 	tdt_add(tests, destroying_waits_for_a_submitter_on_his_way_out, setup, NULL);
 	tdt_add(tests, destroying_waits_for_what_callers_run_since_it_was_stopped, setup,

@@ -110,6 +110,9 @@ static void refuse_engine(td_engine *of)
 	need_eq(td_engine_progress(of, &progress), -ECHILD);
 	need_eq(td_engine_on_progress(of, tell_progress, NULL, 0), -ECHILD);
 	need_eq(td_engine_set_budget(of, LENGTH, TD_BUDGET_HELP), -ECHILD);
+	need_eq(td_engine_set_slice(of, 1), -ECHILD);
+	need_eq(td_engine_set_rate(of, 1), -ECHILD);
+	need_eq(td_engine_set_fast(of, true), -ECHILD);
 	need_eq(td_engine_set_munmap_threshold(of, LENGTH), -ECHILD);
 	need_eq(td_engine_add_shrinker(of, &shrinker), -ECHILD);
 	need_eq(td_engine_remove_shrinker(of, &shrinker), -ECHILD);

@@ -267,7 +267,8 @@ int td_engine_stop(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns
  * Returns 0; -ETIMEDOUT: the engine is gone, the rest was abandoned at the deadline, but
  * for what other threads run by themselves (td_space_reap(), or after td_engine_stop()),
  * who go on with it; and, with the engine unchanged: -EINVAL: unknown mode; -EPERM: the
- * default engine; -EDEADLK: called on one of its reapers; -ECHILD. Context: blocks; not
+ * default engine; -EDEADLK: called on one of its reapers or by a
+ * shrinker; -ECHILD. Context: blocks; not
  * in a callback of this engine, nor inside a read-side critical section (but for
  * TD_EXIT_ABANDON).
  */
