@@ -436,8 +436,8 @@ TDI_HOT int td_space_put(td_space *space)
 #define PARTS_WAIT_NS 1000000000u
 #define PARTS_LOOK_NS 1000000u
 
-/* Ranges that left before the space are with the reapers, who may want help; with these
- * only: others' callbacks are not to run in one who frees his own. */
+/* Ranges that left before are with the reapers, who may want help: with these only, since
+ * others' callbacks are not to run in one who frees his own. */
 static int finish_parts(struct td_space *space)
 {
 	uint64_t now = tdi_sys_now_ns(), until = now + PARTS_WAIT_NS;
