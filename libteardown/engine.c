@@ -283,9 +283,16 @@ TDI_HOT static void queue(struct td_engine *engine, struct td_work *work, bool a
 void tdi_engine_queue_part(struct td_engine *engine, struct td_work *part,
 			   struct td_work *whole, struct tdi_queue *to)
 {
+	const struct tdi_reaping *now = tdi_reaping_now();
+
 	tdi_work_begin_part(engine, part, whole);
 	atomic_store_explicit(&part->tdi_at_home, 1, memory_order_relaxed);
-	if (!push(engine, part, to))
+	/* On a reaper, which is waited for, the queues are there though the gate be
+	 * closed, and whoever closed it wants the reapers to end what they have; or
+	 * nobody to. */
+	if (now && now->engine == engine && now->role == TDI_ROLE_REAPER)
+		tdi_queue_push(to, part);
+	else if (!push(engine, part, to))
 		run_instead(engine, part);
 }
 

@@ -12,6 +12,10 @@
 #define STEAL_BYTES ((uint64_t)128 << 20)
 #define STEAL_LOOK_AT 64u
 
+/* And for so long after one of them was last seen: what it runs may keep it for good. How
+ * often those who have nothing to do look whether that is so. */
+#define LEFT_ALONE_NS 100000000u
+
 /* The public struct has a pointer where liburcu's queue wants its node. */
 _Static_assert(sizeof(struct cds_wfcq_node) == sizeof(void *), "wfcq node is a pointer");
 
@@ -34,7 +38,11 @@ void tdi_queue_init(struct tdi_queue *queue)
 	atomic_init(&queue->sleepers, 0);
 	pthread_mutex_init(&queue->lock, NULL);
 	tdi_turns_init(&queue->ready);
+	atomic_init(&queue->asked, 0);
+	atomic_init(&queue->watchers, 0);
 	queue->parked = NULL;
+	queue->watched_ns = UINT64_MAX;
+	queue->seen_ns = 0;
 	queue->running = 0;
 	queue->stopped = false;
 	queue->next = queue;
@@ -68,23 +76,55 @@ static bool has_sleepers(struct tdi_queue *queue)
 	return atomic_load_explicit(&queue->sleepers, memory_order_seq_cst) > 0;
 }
 
-/* G3, G5. others_too: a sleeper of another queue will do, where there is none here. */
-static void wake(struct tdi_queue *queue, bool others_too)
+/* G5: somebody who sleeps, here or else on the next queue where one does, is to look at
+ * all queues. */
+static void ask_someone(struct tdi_queue *queue)
 {
 	struct tdi_queue *at = queue;
 
-	if (others_too) {
-		while (!has_sleepers(at) && at->next != queue)
-			at = at->next;
-	}
+	do {
+		if (has_sleepers(at)) {
+			/* seq_cst: before the signal, so who takes that takes this. */
+			atomic_store_explicit(&at->asked, 1, memory_order_seq_cst);
+			signal_one(at);
+			/* Else it had left before the signal, and saw neither. */
+			if (has_sleepers(at))
+				return;
+		}
+		at = at->next;
+	} while (at != queue);
+}
+
+/* Will somebody look at all queues before long? */
+static bool is_watched(struct tdi_queue *queue)
+{
+	struct tdi_queue *at = queue;
+
+	do {
+		/* seq_cst: who leaves asks somebody else after he has counted himself
+		 * out. */
+		if (atomic_load_explicit(&at->watchers, memory_order_seq_cst) > 0)
+			return true;
+		at = at->next;
+	} while (at != queue);
+	return false;
+}
+
+/*
+ * G3, G5. Where nobody sleeps here, somebody of another queue is told: now, for what
+ * everybody may take, or else so that he looks from time to time.
+ */
+static void wake(struct tdi_queue *queue, bool for_all)
+{
+	/* First: it is the barrier between what was left and the look for sleepers. */
 	signal_one(queue);
-	if (at != queue)
-		signal_one(at);
+	if (queue->steals && !has_sleepers(queue) && (for_all || !is_watched(queue)))
+		ask_someone(queue->next);
 }
 
 TDI_HOT void tdi_queue_push(struct tdi_queue *queue, struct td_work *work)
 {
-	bool others_too = queue->steals && has_no_home(work);
+	bool steals = queue->steals, for_all = steals && has_no_home(work);
 	struct cds_wfcq_node *node = node_of(work);
 
 	work->tdi_queue = queue;
@@ -92,10 +132,10 @@ TDI_HOT void tdi_queue_push(struct tdi_queue *queue, struct td_work *work)
 	tdi_tsan_release(queue);
 	cds_wfcq_enqueue(&queue->inbox_head, &queue->inbox_tail, node);
 	/* The work may be finished and freed from here on. */
-	if (tdi_likely(!others_too))
+	if (tdi_likely(!steals))
 		signal_one(queue);
 	else
-		wake(queue, true);
+		wake(queue, for_all);
 }
 
 static _Atomic(uint64_t) serials; /* of works, in the order in which they are seen */
@@ -116,6 +156,8 @@ void tdi_queue_look_in(struct tdi_queue *queue)
 			work->tdi_serial = atomic_fetch_add_explicit(
 						   &serials, 1, memory_order_relaxed) +
 					   1;
+		/* So far it is how much more it had than others, there: 0 for most. */
+		work->tdi_share += queue->ready.clock;
 		tdi_turns_add(&queue->ready, work);
 	}
 }
@@ -177,28 +219,11 @@ static bool has_much(const struct tdi_queue *queue)
 	return tdi_turns_bytes(&queue->ready, STEAL_LOOK_AT) > STEAL_BYTES * reapers;
 }
 
-/* Of another queue, what its own reapers would be long in coming to. */
-static struct td_work *take_from(struct tdi_queue *other, bool limited)
+/* Under the lock: its reapers all run something, and have for long. */
+static bool is_deserted(struct tdi_queue *queue, uint64_t now)
 {
-	struct td_work *work;
-
-	pthread_mutex_lock(&other->lock);
-	tdi_queue_look_in(other);
-	(void)tdi_queue_end_pauses(other);
-	work = pop_ready(other, limited ? is_free : has_much(other) ? NULL : has_no_home);
-	pthread_mutex_unlock(&other->lock);
-	return work;
-}
-
-static struct td_work *steal(struct tdi_queue *queue, bool limited)
-{
-	struct td_work *work = NULL;
-
-	if (!queue->steals)
-		return NULL;
-	for (struct tdi_queue *at = queue->next; at != queue && !work; at = at->next)
-		work = take_from(at, limited);
-	return work;
+	return !has_sleepers(queue) && now > queue->seen_ns &&
+	       now - queue->seen_ns > LEFT_ALONE_NS;
 }
 
 /* Under the lock: would others of the ring find something here to help with? */
@@ -208,16 +233,105 @@ static bool has_for_others(const struct tdi_queue *queue)
 	       (has_much(queue) || tdi_turns_has(&queue->ready, has_no_home));
 }
 
-struct td_work *tdi_queue_take(struct tdi_queue *queue)
+/* What a look at other queues came to. */
+struct look {
+	bool limited;	     /* only at works that have nothing to release */
+	bool left_something; /* that others could take, too */
+	uint64_t again_ns;   /* when to look again at the latest */
+};
+
+/* Of another queue, what its own reapers would be long in coming to. */
+static struct td_work *take_from(struct tdi_queue *other, struct look *look)
+{
+	uint64_t now = tdi_sys_now_ns(), due;
+	struct td_work *work;
+
+	pthread_mutex_lock(&other->lock);
+	tdi_queue_look_in(other);
+	due = tdi_queue_end_pauses(other);
+	work = pop_ready(other, look->limited ? is_free
+				: has_much(other) || is_deserted(other, now)
+					? NULL
+					: has_no_home);
+	if (work)
+		look->left_something = has_for_others(other);
+	else if (!tdi_turns_is_empty(&other->ready) || due != UINT64_MAX)
+		look->again_ns = now + LEFT_ALONE_NS;
+	pthread_mutex_unlock(&other->lock);
+	if (!work && due < look->again_ns)
+		look->again_ns = due;
+	return work;
+}
+
+static struct td_work *steal(struct tdi_queue *queue, struct look *look)
 {
 	struct td_work *work = NULL;
-	bool left_something, for_others;
+
+	if (!queue->steals)
+		return NULL;
+	for (struct tdi_queue *at = queue->next; at != queue && !work; at = at->next)
+		work = take_from(at, look);
+	return work;
+}
+
+/*
+ * Under the lock, but for while it looks elsewhere and waits: a work of another queue, or
+ * NULL when there may be something here. asks: somebody else is to look elsewhere if
+ * the caller does not.
+ */
+static struct td_work *wait_here(struct tdi_queue *queue, uint64_t due, bool limited,
+				 bool *asks)
+{
+	struct look look = {.limited = limited, .again_ns = UINT64_MAX};
+	struct td_work *work;
+	bool watches;
+
+	if (due < queue->watched_ns)
+		queue->watched_ns = due;
+	/* seq_cst: see signal_one. Counted before looking elsewhere, so that who leaves
+	 * something behind there sees it. */
+	atomic_fetch_add_explicit(&queue->sleepers, 1, memory_order_seq_cst);
+	pthread_mutex_unlock(&queue->lock);
+	work = steal(queue, &look);
+	watches = !work && look.again_ns != UINT64_MAX;
+	if (watches)
+		atomic_fetch_add_explicit(&queue->watchers, 1, memory_order_seq_cst);
+	if (!work)
+		tdi_sys_futex_wait(&queue->signal, 0,
+				   due < look.again_ns ? due : look.again_ns);
+	if (watches)
+		atomic_fetch_sub_explicit(&queue->watchers, 1, memory_order_seq_cst);
+	pthread_mutex_lock(&queue->lock);
+	if (queue->watched_ns == due)
+		queue->watched_ns = UINT64_MAX;
+	if (queue->steals)
+		queue->seen_ns = tdi_sys_now_ns();
+	/* seq_cst: what is left from here on is told to somebody else, see ask_someone;
+	 * and the signal says whether there was something before. */
+	atomic_fetch_sub_explicit(&queue->sleepers, 1, memory_order_seq_cst);
+	if (work)
+		*asks |= look.left_something ||
+			 atomic_load_explicit(&queue->signal, memory_order_seq_cst);
+	else
+		*asks = watches;
+	return work;
+}
+
+struct td_work *tdi_queue_take(struct tdi_queue *queue)
+{
+	bool left_something, for_all, asks = false;
+	struct td_work *work = NULL;
 	uint64_t due, limited;
 
 	pthread_mutex_lock(&queue->lock);
-	for (;;) {
+	if (queue->steals)
+		queue->seen_ns = tdi_sys_now_ns();
+	while (!work) {
 		/* Off before looking: G2. */
 		atomic_exchange_explicit(&queue->signal, 0, memory_order_seq_cst);
+		if (queue->steals)
+			asks |= atomic_exchange_explicit(&queue->asked, 0,
+							 memory_order_seq_cst);
 		tdi_queue_look_in(queue);
 		due = tdi_queue_end_pauses(queue);
 		if (queue->stopped)
@@ -229,24 +343,18 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue)
 			break;
 		if (limited && !tdi_turns_is_empty(&queue->ready) && limited < due)
 			due = limited;
-		/* seq_cst: see signal_one. Counted before looking elsewhere, so that who
-		 * leaves something behind there sees it. */
-		atomic_fetch_add_explicit(&queue->sleepers, 1, memory_order_seq_cst);
-		pthread_mutex_unlock(&queue->lock);
-		work = steal(queue, limited > 0);
-		if (!work)
-			tdi_sys_futex_wait(&queue->signal, 0, due);
-		atomic_fetch_sub_explicit(&queue->sleepers, 1, memory_order_relaxed);
-		if (work) /* of another queue: whoever left it there sees to the rest */
-			return work;
-		pthread_mutex_lock(&queue->lock);
+		work = wait_here(queue, due, limited > 0, &asks);
 	}
-	/* When stopped, each reaper wakes the next. */
-	left_something = queue->stopped || !tdi_turns_is_empty(&queue->ready);
-	for_others = !queue->stopped && left_something && has_for_others(queue);
+	/* When stopped, each reaper wakes the next. And somebody is to know when what is
+	 * parked is due. */
+	left_something = queue->stopped || !tdi_turns_is_empty(&queue->ready) ||
+			 due < queue->watched_ns;
+	for_all = !queue->stopped && left_something && has_for_others(queue);
 	pthread_mutex_unlock(&queue->lock);
 	if (left_something)
-		wake(queue, for_others);
+		wake(queue, for_all);
+	if (asks)
+		ask_someone(queue);
 	return work;
 }
 
@@ -281,6 +389,10 @@ static bool list_again(struct tdi_queue *queue, struct td_work *work, int result
 		tdi_work_list_add(&queue->parked, work);
 	} else if (work->tdi_running == 0 && work->tdi_leaves) {
 		work->tdi_leaves = false;
+		/* Queues' clocks have nothing to do with each other: U4. */
+		work->tdi_share -= queue->ready.clock < work->tdi_share
+					   ? queue->ready.clock
+					   : work->tdi_share;
 		return true;
 	} else if (work->tdi_running == 0 ||
 		   (result == TD_WORK_MORE && work->tdi_running < work->tdi_limit &&
@@ -364,5 +476,5 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue)
 
 void tdi_queue_nudge(struct tdi_queue *queue)
 {
-	signal_one(queue);
+	wake(queue, true);
 }

@@ -11,9 +11,11 @@
  *       behind that another could run turns the signal on itself.
  *   G4  Works take turns: turns.h.
  *   G5  An engine has a queue for each NUMA node, in a ring. A taker that finds nothing
- * on its own looks at the others, and one that leaves something behind wakes a sleeper
- *       there when there is none here. Works that were found to belong to a node are left
- *       to it as long as its own reapers have not much to do.
+ *       on its own looks at the others, and one that leaves something behind asks a
+ *       sleeper there to look when there is none here. Who was asked and does not look,
+ *       or does and leaves something, asks the next. Works that were found to belong to
+ *       a node are left to it as long as its own reapers have not much to do and are
+ *       seen now and then: somebody without work watches that.
  *   G6  A work changes queues only between slices: when none of them runs.
  */
 #ifndef TDI_QUEUE_H
@@ -32,6 +34,11 @@ struct tdi_queue {
 	_Alignas(
 		TDI_CACHE_LINE) _Atomic(uint32_t) signal; /* the reapers' futex: 0 or 1 */
 	_Atomic(uint32_t) sleepers;
+	_Atomic(uint32_t) asked;    /* one of them, to look at all queues */
+	_Atomic(uint32_t) watchers; /* those of them who will look at all before long */
+	/* Constant once there are reapers. Pushers read them. */
+	bool steals;		/* these may take from others */
+	struct tdi_queue *next; /* in the ring */
 
 	/* Reapers only. The lock is held for list work, never across a slice or a wait,
 	 * and no other lock is taken inside it, but a doom's by a tdi_queue_match. It
@@ -40,13 +47,13 @@ struct tdi_queue {
 	struct __cds_wfcq_head inbox_head;
 	struct tdi_turns ready;
 	struct td_work *parked; /* circular list of works that pause */
+	uint64_t watched_ns;	/* when a sleeper will look here, at the latest */
+	uint64_t seen_ns;	/* when one of its own reapers last did */
 	unsigned running;	/* slices */
 	bool stopped;
 
 	/* Constant once there are reapers. */
-	struct tdi_queue *next; /* in the ring */
 	unsigned node, reapers; /* and how many of those take from it first */
-	bool steals;		/* these may take from others */
 	struct tdi_rate *limit; /* of what they release; NULL: none */
 };
 
@@ -102,7 +109,7 @@ struct td_work *tdi_queue_take_that(struct tdi_queue *queue, tdi_queue_match *ma
 /* How many such are listed. */
 unsigned tdi_queue_count(struct tdi_queue *queue, tdi_queue_match *match, void *arg);
 
-/* By who gave a work back and takes no other: a reaper is to look. */
+/* By who gave a work back and takes no other from there: a reaper is to look. */
 void tdi_queue_nudge(struct tdi_queue *queue);
 
 /* Makes every tdi_queue_take return NULL, now and from now on. */

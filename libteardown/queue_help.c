@@ -78,8 +78,7 @@ static struct td_work *pop_that(struct tdi_queue *queue, tdi_queue_match *match,
 	if (!work)
 		work = find(queue->ready.large, match, arg);
 	if (work) {
-		tdi_turns_remove(&queue->ready, work);
-		work->tdi_had_slice = true;
+		tdi_turns_took(&queue->ready, work);
 	} else {
 		work = find(queue->parked, match, arg);
 		if (!work)
@@ -167,8 +166,7 @@ struct td_work *tdi_queue_try_take_oldest(struct tdi_queue *queue)
 		(void)tdi_queue_end_pauses(at);
 		work = oldest_of(at->ready.large, oldest_of(at->ready.small, NULL));
 		if (work) {
-			tdi_turns_remove(&at->ready, work);
-			work->tdi_had_slice = true;
+			tdi_turns_took(&at->ready, work);
 			work = tdi_queue_hand_out(at, work);
 		}
 		pthread_mutex_unlock(&at->lock);

@@ -112,6 +112,7 @@ static void *reap(void *arg)
 	struct tdi_reaper *reaper = arg;
 	struct td_engine *engine = reaper->engine;
 	struct tdi_queue *queue = tdi_queues_of_reaper(&engine->queues, reaper->index);
+	struct tdi_queue *from = queue;
 	struct tdi_reaping here;
 	struct td_work *work;
 
@@ -119,8 +120,13 @@ static void *reap(void *arg)
 	here.role = TDI_ROLE_REAPER;
 	here.reaper = reaper;
 	settle_in(reaper);
-	while ((work = tdi_queue_take(queue)) != NULL)
+	while ((work = tdi_queue_take(queue)) != NULL) {
+		/* What was taken elsewhere and given back there is left to others. */
+		if (from != queue && from != tdi_queue_of(work))
+			tdi_queue_nudge(from);
+		from = tdi_queue_of(work);
 		(void)run_slice(engine, work, queue);
+	}
 	tdi_reaping_leave(&here);
 	return NULL;
 }

@@ -139,6 +139,9 @@ struct tdi_doom *tdi_space_nodes_doom(struct td_space *space, const struct td_wo
  */
 int tdi_space_nodes_sort(struct td_space *space, struct td_slice *slice);
 
+/* Until then some of it is in no work that has begun. */
+bool tdi_space_nodes_are_sorted(const struct td_space *space);
+
 /* Adds what its works did so far. */
 void tdi_space_nodes_count(struct td_space *space, uint64_t *slices, uint64_t *cpu_ns);
 

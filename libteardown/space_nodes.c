@@ -182,6 +182,13 @@ void tdi_space_nodes_give_up(struct td_space *space)
 	}
 }
 
+bool tdi_space_nodes_are_sorted(const struct td_space *space)
+{
+	/* Acquire: pairs with the release when they are. */
+	return !space->nodes ||
+	       atomic_load_explicit(&space->nodes->state, memory_order_acquire) == SORTED;
+}
+
 int tdi_space_nodes_sort(struct td_space *space, struct td_slice *slice)
 {
 	struct tdi_space_nodes *nodes = space->nodes;
@@ -200,10 +207,10 @@ int tdi_space_nodes_sort(struct td_space *space, struct td_slice *slice)
 					      memory_order_release);
 			return TD_WORK_MORE;
 		} else {
-			/* Before the node's works run: one may be done, and look. */
+			/* Before it is sorted: its parts are counted by then. */
+			start(space);
 			atomic_store_explicit(&nodes->state, SORTED,
 					      memory_order_release);
-			start(space);
 		}
 	}
 	return tdi_home_is_elsewhere(space->engine, &space->doom, slice) ? TD_WORK_MORE

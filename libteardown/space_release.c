@@ -184,6 +184,7 @@ static bool is_over(struct sought *sought)
 		return true;
 	if (!(sought->how & TDI_REAPING_KEEP_SHARED) || !enter(space))
 		return false;
+	over = tdi_space_nodes_are_sorted(space); /* before its parts are counted */
 	/* Acquire: pairs with tdi_space_part_ends(). Others than its work only as far as
 	 * they are shared memory that waits. */
 	parts = atomic_load_explicit(&space->parts, memory_order_acquire);
@@ -191,7 +192,7 @@ static bool is_over(struct sought *sought)
 	if (others > 0)
 		others -= tdi_reaper_count(space->engine, is_shared_part, sought);
 	/* Inside: or somebody ends it, and takes the doom apart. */
-	over = others == 0 && !tdi_doom_has_unshared(&space->doom);
+	over = over && others == 0 && !tdi_doom_has_unshared(&space->doom);
 	/* None has come that was counted in the queue and not before. */
 	over = over && atomic_load_explicit(&space->parts, memory_order_relaxed) == parts;
 	leave(space);

@@ -17,6 +17,13 @@
 #define FIRST_SPEED 16.0
 #define LEARN_BYTES ((double)(256 << 20))
 
+/* Faster than any memory is freed: pages that were never touched, or a host that says so.
+ * Nobody waits long for having had one such slice, nor is others' time charged so. */
+#define SPEED_MAX 1024.0
+
+/* td_work.tdi_had_slice */
+enum { SLICE_NONE, SLICE_FIRST, SLICE_CHARGED };
+
 void tdi_work_list_add(struct td_work **list, struct td_work *work)
 {
 	struct td_work *first = *list;
@@ -50,6 +57,11 @@ void tdi_turns_init(struct tdi_turns *turns)
 	*turns = (struct tdi_turns){.usual_speed = FIRST_SPEED};
 }
 
+static unsigned weight_of(const struct td_work *work)
+{
+	return work->weight ? work->weight : 100;
+}
+
 void tdi_turns_add(struct tdi_turns *turns, struct td_work *work)
 {
 	/* Who was away does not come back with a right to catch up: U4. */
@@ -57,11 +69,20 @@ void tdi_turns_add(struct tdi_turns *turns, struct td_work *work)
 		work->tdi_share = turns->clock;
 	work->tdi_is_small = !work->tdi_had_slice && work->cost <= SMALL_BYTES;
 	tdi_work_list_add(work->tdi_is_small ? &turns->small : &turns->large, work);
+	turns->weights += weight_of(work);
 }
 
 void tdi_turns_remove(struct tdi_turns *turns, struct td_work *work)
 {
 	tdi_work_list_remove(work->tdi_is_small ? &turns->small : &turns->large, work);
+	turns->weights -= weight_of(work);
+}
+
+void tdi_turns_took(struct tdi_turns *turns, struct td_work *work)
+{
+	tdi_turns_remove(turns, work);
+	if (work->tdi_had_slice == SLICE_NONE)
+		work->tdi_had_slice = SLICE_FIRST;
 }
 
 static bool sits_out(struct td_work *work)
@@ -118,8 +139,7 @@ struct td_work *tdi_turns_next(struct tdi_turns *turns, tdi_turns_filter *may_go
 		turns->clock = work->tdi_share;
 	else /* it sat out: U4 */
 		work->tdi_share = turns->clock;
-	tdi_turns_remove(turns, work);
-	work->tdi_had_slice = true;
+	tdi_turns_took(turns, work);
 	return work;
 }
 
@@ -131,20 +151,30 @@ static void learn(struct tdi_turns *turns, const struct tdi_slice_end *end)
 	if (end->took_ns == 0)
 		return;
 	speed = (double)end->bytes / (double)end->took_ns;
+	if (speed > SPEED_MAX)
+		speed = SPEED_MAX;
 	turns->usual_speed += (speed - turns->usual_speed) * (part < 1 ? part : 1);
 }
 
 void tdi_turns_charge(struct tdi_turns *turns, struct td_work *work,
 		      const struct tdi_slice_end *end)
 {
-	unsigned weight = work->weight ? work->weight : 100;
-	uint64_t charge = (uint64_t)((double)end->took_ns * turns->usual_speed / 4);
+	double took_ns = (double)end->took_ns, bytes = (double)end->bytes, charge;
 
-	if (charge < end->bytes)
-		charge = end->bytes;
+	charge = bytes < took_ns * SPEED_MAX ? bytes : took_ns * SPEED_MAX;
+	if (charge < took_ns * turns->usual_speed / 4)
+		charge = took_ns * turns->usual_speed / 4;
 	if (charge < LEAST_CHARGE)
 		charge = LEAST_CHARGE;
-	work->tdi_share += charge * 100 / weight;
+	work->tdi_share += (uint64_t)(charge * 100 / weight_of(work));
+	if (work->tdi_had_slice == SLICE_FIRST) { /* U4 */
+		uint64_t others =
+			turns->weights - (tdi_work_is_listed(work) ? weight_of(work) : 0);
+
+		work->tdi_had_slice = SLICE_CHARGED;
+		turns->clock +=
+			(uint64_t)(charge * 100 / (double)(others + weight_of(work)));
+	}
 	work->tdi_sit_out =
 		(unsigned)(end->overstay < SIT_OUT_MAX ? end->overstay : SIT_OUT_MAX);
 	learn(turns, end);

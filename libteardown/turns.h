@@ -10,7 +10,9 @@
  *       turn: it is never stuck behind a terabyte, and many of them do not stop that one.
  *   U3  One whose slice took many times as long as it should sits out as many turns.
  *   U4  Nobody waits for good: who waits saves nothing up, and each that is picked goes
- *       to the back.
+ *       to the back. Newcomers have had nothing yet, and go before those who had some;
+ *       but what their first slices come to is taken as time for all, or those would
+ *       wait for as long as new ones come.
  *   U5  Where memory is short, works that give memory back go before others.
  */
 #ifndef TDI_TURNS_H
@@ -24,7 +26,8 @@
 struct tdi_turns {
 	struct td_work *large; /* circular lists, NULL when empty */
 	struct td_work *small;
-	uint64_t clock; /* the share of who was picked last, at least */
+	uint64_t clock;	  /* the share of who was picked last, at least */
+	uint64_t weights; /* of those that are listed */
 	bool small_went_last;
 	bool urgent;	    /* U5 */
 	double usual_speed; /* bytes a nanosecond, of late: U1 */
@@ -44,6 +47,8 @@ void tdi_turns_init(struct tdi_turns *turns);
 /* A work that is not listed. To the back of those like it. */
 void tdi_turns_add(struct tdi_turns *turns, struct td_work *work);
 void tdi_turns_remove(struct tdi_turns *turns, struct td_work *work);
+/* The same to have a slice, though it need not be its turn. */
+void tdi_turns_took(struct tdi_turns *turns, struct td_work *work);
 
 /* Takes out the next in turn for which may_go says so (NULL: any). NULL: none. */
 typedef bool tdi_turns_filter(const struct td_work *work);

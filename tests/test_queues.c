@@ -70,10 +70,19 @@ static int node_of(uintptr_t addr)
 	return TDI_NODE_UNKNOWN;
 }
 
+/* Whoever asks about what begins there is held up. */
+static _Atomic(uintptr_t) hold_at;
+static sem_t asked, may_know;
+
 int __wrap_tdi_numa_of_range(uintptr_t start, size_t length)
 {
 	int first = node_of(start);
 
+	if (start == atomic_load(&hold_at)) {
+		atomic_store(&hold_at, 0);
+		sem_post(&asked);
+		sem_wait(&may_know);
+	}
 	return first == node_of(start + length - 1) ? first : TDI_NODE_UNKNOWN;
 }
 
@@ -316,6 +325,79 @@ START_TEST(what_is_abandoned_is_told_once_for_all_nodes)
 }
 END_TEST
 
+static void hold_sorting_at(const char *addr)
+{
+	sem_init(&asked, 0, 0);
+	sem_init(&may_know, 0, 0);
+	atomic_store(&hold_at, (uintptr_t)addr);
+}
+
+static bool are_stopped(struct tdi_queue *last)
+{
+	bool stopped;
+
+	pthread_mutex_lock(&last->lock);
+	stopped = last->stopped;
+	pthread_mutex_unlock(&last->lock);
+	return stopped;
+}
+
+static void *abandon(void *arg)
+{
+	(void)arg;
+	ck_assert_int_eq(td_engine_destroy(engine, TD_EXIT_ABANDON, 0), 0);
+	return NULL;
+}
+
+/* Its reaper finds out where things belong when nobody is let in any more. */
+START_TEST(what_is_sorted_at_the_end_is_abandoned_too)
+{
+	char *addr = map_on_nodes(16 * MIB);
+	td_space *space = adopt(addr, 64 * MIB, 8 * MIB);
+	pthread_t thread;
+
+	ck_assert_int_eq(td_space_grab(space), 0);
+	hold_sorting_at(addr + 56 * MIB);
+	ck_assert_int_eq(td_space_put(space), 0);
+	sem_wait(&asked);
+	pthread_create(&thread, NULL, abandon, NULL);
+	while (!are_stopped(&engine->queues.first[NODES - 1]))
+		sched_yield();
+	sem_post(&may_know);
+	pthread_join(thread, NULL);
+	ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, 0), -ECANCELED);
+	ck_assert_uint_eq(tdt_mapped(addr, 64 * MIB), 64 * MIB);
+	ck_assert_int_eq(td_space_drop(space), 0);
+	engine = make_engine(1, 0);
+}
+END_TEST
+
+/* All that is not shared is in nobody's hands yet, and is not freed. */
+START_TEST(a_release_is_not_over_while_a_space_is_sorted)
+{
+	char *addr = map_on_nodes(8 * MIB), *shared = addr + 24 * MIB;
+	td_space *space;
+
+	ck_assert_ptr_eq(mmap(shared, 8 * MIB, PROT_READ | PROT_WRITE,
+			      MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+			 shared);
+	space = adopt(addr, 24 * MIB, 8 * MIB);
+	ck_assert_int_eq(td_region_adopt(space, shared, 8 * MIB,
+					 TD_REGION_OPTS(.kind = TD_KIND_SHARED)),
+			 0);
+	ck_assert_int_eq(td_space_grab(space), 0);
+	hold_sorting_at(shared);
+	ck_assert_int_eq(td_space_put(space), 0);
+	sem_wait(&asked);
+	ck_assert_int_eq(td_space_release(space, TD_RELEASE_KEEP_SHARED), -EAGAIN);
+	ck_assert_uint_eq(tdt_mapped(addr, 24 * MIB), 24 * MIB);
+	sem_post(&may_know);
+	ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, TD_FOREVER), 0);
+	ck_assert_uint_eq(tdt_mapped(addr, 32 * MIB), 0);
+	ck_assert_int_eq(td_space_drop(space), 0);
+}
+END_TEST
+
 /* ---- stealing ---- */
 
 static void hold_on(struct hold *hold, unsigned node)
@@ -425,6 +507,8 @@ int main(void)
 	tdt_add(tests, a_synchronous_put_moves_nothing, setup_four, end);
 	tdt_add(tests, a_release_helps_on_all_nodes, setup_four, end);
 	tdt_add(tests, what_is_abandoned_is_told_once_for_all_nodes, setup_four, end);
+	tdt_add(tests, what_is_sorted_at_the_end_is_abandoned_too, setup_four, end);
+	tdt_add(tests, a_release_is_not_over_while_a_space_is_sorted, setup_four, end);
 	tdt_add(tests, much_is_shared_with_idle_nodes_or_not_as_is_wanted, setup_four,
 		end);
 	tdt_add(tests, an_idle_node_takes_what_belongs_nowhere, setup_stealing, end);

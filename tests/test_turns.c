@@ -208,6 +208,61 @@ START_TEST(nobody_starves_among_many)
 }
 END_TEST
 
+/* Each of them is done with its first slice, and there is always another one. */
+START_TEST(newcomers_without_end_leave_the_others_their_share)
+{
+	static struct td_work news[1000];
+	struct td_work old = make(0);
+	unsigned came = 2, turns_of_old = 0;
+
+	for (unsigned i = 0; i < 1000; i++)
+		news[i] = make(0);
+	tdi_turns_add(&turns, &old);
+	ck_assert_ptr_eq(take(), &old);
+	charge(&old, 8 * MIB, 500 * US);
+	tdi_turns_add(&turns, &old);
+	tdi_turns_add(&turns, &news[0]);
+	tdi_turns_add(&turns, &news[1]);
+	while (came < 1000) {
+		struct td_work *work = take();
+
+		charge(work, 8 * MIB, 500 * US);
+		turns_of_old += work == &old;
+		tdi_turns_add(&turns, work == &old ? &old : &news[came++]);
+	}
+	/* one of three that wait, and the only one that has had something already */
+	ck_assert_uint_ge(turns_of_old, 200);
+	ck_assert_uint_le(turns_of_old, 600);
+}
+END_TEST
+
+/* Address space that was never touched is released as fast as it can be named. */
+START_TEST(one_slice_that_released_very_much_is_not_waited_for)
+{
+	struct td_work sparse = make(0), usual = make(0), slow = make(0);
+	unsigned turn = 0;
+
+	tdi_turns_add(&turns, &sparse);
+	tdi_turns_add(&turns, &slow);
+	tdi_turns_add(&turns, &usual);
+	ck_assert_ptr_eq(take(), &sparse);
+	charge(&sparse, UINT64_MAX, 500 * US); /* a host may say so */
+	tdi_turns_add(&turns, &sparse);
+	/* nor is it by one who was charged for his time at that speed */
+	ck_assert_ptr_eq(take(), &slow);
+	charge(&slow, 0, 500 * US);
+	tdi_turns_add(&turns, &slow);
+	for (unsigned ran = 0; ran != 3; turn++) {
+		struct td_work *work = take();
+
+		ck_assert_uint_lt(turn, 1000); /* half a second */
+		ran |= work == &sparse ? 1u : work == &slow ? 2u : 0u;
+		charge(work, 8 * MIB, 500 * US);
+		tdi_turns_add(&turns, work);
+	}
+}
+END_TEST
+
 /* B5 */
 START_TEST(what_gives_memory_back_goes_first_in_need)
 {
@@ -262,6 +317,8 @@ int main(void)
 		many_small_works_leave_every_other_turn,
 		one_that_was_small_and_goes_on_is_as_any_other,
 		nobody_starves_among_many,
+		newcomers_without_end_leave_the_others_their_share,
+		one_slice_that_released_very_much_is_not_waited_for,
 		what_gives_memory_back_goes_first_in_need,
 		a_filter_leaves_the_others_where_they_are,
 	};
