@@ -42,15 +42,10 @@ static void forget_extent(struct tdi_doom *doom, struct tdi_extent *extent)
 	tdi_region_free(region_of(extent));
 }
 
-static int final_status(struct td_space *space)
-{
-	return atomic_load_explicit(&space->status, memory_order_relaxed);
-}
-
 static void call_back(void *owner, void (*call)(void), void *arg, uint32_t event)
 {
 	struct td_space *space = owner;
-	int status = event == TD_EVENT_RECLAIMED ? final_status(space) : 0;
+	int status = event == TD_EVENT_RECLAIMED ? tdi_space_status(space) : 0;
 
 	((td_event_fn *)call)(space, event, status, arg);
 }
@@ -149,7 +144,7 @@ void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused)
 	tdi_trace_reclaimed(
 		space, space->name,
 		atomic_load_explicit(&space->bytes_reclaimed, memory_order_relaxed),
-		space->reclaimed_ns - space->put_ns, final_status(space));
+		space->reclaimed_ns - space->put_ns, tdi_space_status(space));
 	tdi_events_raise(&space->events, TD_EVENT_RECLAIMED);
 	tdi_events_take_calls(&space->events, TD_EVENT_RECLAIMED, call_back_reclaimed,
 			      space);
@@ -270,9 +265,9 @@ static void space_free(struct td_space *space)
 	tdi_map_destroy(&space->map);
 	pthread_mutex_destroy(&space->map_lock);
 	pthread_cond_destroy(&space->settled);
-	tdi_doom_destroy(&space->doom);
 	if (space->nodes)
 		tdi_space_nodes_free(space);
+	tdi_doom_destroy(&space->doom);
 	free(space);
 	tdi_engine_put(engine);
 }
@@ -498,52 +493,4 @@ int td_space_drop(td_space *space)
 	if (tdi_likely(!err))
 		drop_count(space);
 	return err;
-}
-
-/* ---- events ---- */
-
-static int event_check(td_space *space, enum td_event event)
-{
-	if (event != TD_EVENT_GONE && event != TD_EVENT_RECLAIMED)
-		return -EINVAL;
-	return tdi_space_check(space);
-}
-
-int td_space_wait(td_space *space, enum td_event event, int64_t timeout_ns)
-{
-	int err = event_check(space, event);
-
-	if (err)
-		return err;
-	if (tdi_engine_is_reaper(space->engine))
-		return -EDEADLK;
-	err = tdi_events_wait(&space->events, event, tdi_sys_deadline(timeout_ns));
-	if (!err && event == TD_EVENT_RECLAIMED)
-		err = final_status(space);
-	return err;
-}
-
-int td_space_eventfd(td_space *space, enum td_event event, int *ret)
-{
-	int err = event_check(space, event);
-
-	return err ? err : tdi_events_add_fd(&space->events, event, ret);
-}
-
-int td_space_on_event(td_space *space, enum td_event event, td_event_fn *fn, void *arg)
-{
-	int err = fn ? event_check(space, event) : -EINVAL;
-
-	if (err)
-		return err;
-	/* The list of "gone" stays open until a reaper takes it: the event came before.
-	 */
-	if (tdi_events_happened(&space->events, event))
-		return -EALREADY;
-	return tdi_events_add_call(&space->events, event, (void (*)(void))fn, arg);
-}
-
-const char *td_space_name(const td_space *space)
-{
-	return space->name;
 }

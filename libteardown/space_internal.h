@@ -79,6 +79,12 @@ static inline int tdi_space_check(const struct td_space *space)
 	return tdi_likely(space->generation == tdi_fork_generation) ? 0 : -ECHILD;
 }
 
+/* How its teardown went, as far as it has come: 0, or the first error. */
+static inline int tdi_space_status(struct td_space *space)
+{
+	return atomic_load_explicit(&space->status, memory_order_relaxed);
+}
+
 /* Another part is to end; it has ended, with what status and how many bytes left. */
 void tdi_space_part_begins(struct td_space *space);
 void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused);
