@@ -235,13 +235,12 @@ static bool has_for_others(const struct tdi_queue *queue)
 
 /* What a look at other queues came to. */
 struct look {
-	bool limited;	     /* only at works that have nothing to release */
 	bool left_something; /* that others could take, too */
 	uint64_t again_ns;   /* when to look again at the latest */
 };
 
 /* Of another queue, what its own reapers would be long in coming to. */
-static struct td_work *take_from(struct tdi_queue *other, struct look *look)
+static struct td_work *take_from(struct tdi_queue *other, bool limited, struct look *look)
 {
 	uint64_t now = tdi_sys_now_ns(), due;
 	struct td_work *work;
@@ -249,7 +248,7 @@ static struct td_work *take_from(struct tdi_queue *other, struct look *look)
 	pthread_mutex_lock(&other->lock);
 	tdi_queue_look_in(other);
 	due = tdi_queue_end_pauses(other);
-	work = pop_ready(other, look->limited ? is_free
+	work = pop_ready(other, limited ? is_free
 				: has_much(other) || is_deserted(other, now)
 					? NULL
 					: has_no_home);
@@ -263,14 +262,15 @@ static struct td_work *take_from(struct tdi_queue *other, struct look *look)
 	return work;
 }
 
-static struct td_work *steal(struct tdi_queue *queue, struct look *look)
+static struct td_work *steal(struct tdi_queue *queue, bool limited, struct look *look)
 {
 	struct td_work *work = NULL;
 
+	*look = (struct look){.again_ns = UINT64_MAX};
 	if (!queue->steals)
 		return NULL;
 	for (struct tdi_queue *at = queue->next; at != queue && !work; at = at->next)
-		work = take_from(at, look);
+		work = take_from(at, limited, look);
 	return work;
 }
 
@@ -279,12 +279,12 @@ static struct td_work *steal(struct tdi_queue *queue, struct look *look)
  * NULL when there may be something here. asks: somebody else is to look elsewhere if
  * the caller does not.
  */
-static struct td_work *wait_here(struct tdi_queue *queue, uint64_t due, bool limited,
+static struct td_work *wait_here(struct tdi_queue *queue, uint64_t due, uint64_t limited,
 				 bool *asks)
 {
-	struct look look = {.limited = limited, .again_ns = UINT64_MAX};
 	struct td_work *work;
-	bool watches;
+	struct look look;
+	bool watches, holds_back = !tdi_turns_is_empty(&queue->ready);
 
 	if (due < queue->watched_ns)
 		queue->watched_ns = due;
@@ -292,8 +292,10 @@ static struct td_work *wait_here(struct tdi_queue *queue, uint64_t due, bool lim
 	 * something behind there sees it. */
 	atomic_fetch_add_explicit(&queue->sleepers, 1, memory_order_seq_cst);
 	pthread_mutex_unlock(&queue->lock);
-	work = steal(queue, &look);
+	work = steal(queue, limited > 0, &look);
 	watches = !work && look.again_ns != UINT64_MAX;
+	if (limited && (holds_back || watches) && limited < look.again_ns)
+		look.again_ns = limited;
 	if (watches)
 		atomic_fetch_add_explicit(&queue->watchers, 1, memory_order_seq_cst);
 	if (!work)
@@ -339,11 +341,8 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue)
 		/* After the signal: who changes the limit turns that on afterwards. */
 		limited = limited_until(queue);
 		work = pop_ready(queue, limited ? is_free : NULL);
-		if (work)
-			break;
-		if (limited && !tdi_turns_is_empty(&queue->ready) && limited < due)
-			due = limited;
-		work = wait_here(queue, due, limited > 0, &asks);
+		if (!work)
+			work = wait_here(queue, due, limited, &asks);
 	}
 	/* When stopped, each reaper wakes the next. And somebody is to know when what is
 	 * parked is due. */
