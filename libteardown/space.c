@@ -354,14 +354,9 @@ TDI_HOT static void queue_or_run(struct td_space *space, int admitted)
 		(void)tdi_engine_run(space->engine, &space->work);
 }
 
-TDI_HOT static void queue_up(struct td_space *space)
+TDI_HOT void tdi_space_queue(struct td_space *space)
 {
 	queue_or_run(space, tdi_budget_admit(space->engine, space->work.cost, false));
-}
-
-void tdi_space_queue(struct td_space *space)
-{
-	queue_up(space);
 }
 
 /*
@@ -425,7 +420,7 @@ TDI_HOT int td_space_put(td_space *space)
 	/* It may have come, or gone, since. */
 	attached = atomic_load_explicit(&space->attached, memory_order_relaxed) != NULL;
 	if (tdi_likely(!attached))
-		queue_up(space);
+		tdi_space_queue(space);
 	else
 		tdi_space_hand_over(space);
 	return 0;
