@@ -230,6 +230,7 @@ START_TEST(when_nothing_moves_the_caller_frees_his_own)
 
 		engine->budget.help_patience_ns = 1000;
 		engine->budget.wait_patience_ns = 1000;
+		engine->budget.wait_look_ns = 1000;
 		set_budget(LIMIT, (enum td_budget_policy)policy);
 		sem_init(&entered, 0, 0);
 		sem_init(&may_go, 0, 0);
@@ -257,6 +258,8 @@ START_TEST(when_all_is_stuck_the_caller_frees_his_own)
 	for (int policy = TD_BUDGET_HELP; policy <= TD_BUDGET_WAIT; policy++) {
 		struct job stuck, own;
 
+		/* The work before this may not have been counted out yet. */
+		engine->budget.wait_look_ns = 1000000;
 		set_budget(LIMIT, (enum td_budget_policy)policy);
 		job_init(&stuck, 1);
 		stuck.work.cost = LIMIT;
@@ -304,9 +307,11 @@ START_TEST(all_waiters_get_their_room)
 
 	fill_budget(jobs, 1);
 	set_budget(LIMIT, TD_BUDGET_WAIT);
-	for (unsigned i = 0; i < 8; i++)
+	/* The first in line is a large one: else a small one would still find room. */
+	for (unsigned i = 0; i < 8; i++) {
 		other_submits(&others[i], i % 2 ? 300 : 2 * LIMIT);
-	await_sleepers(8);
+		await_sleepers(i + 1);
+	}
 	let_go(&holder);
 	for (int i = 0; i < 8; i++)
 		other_joined(&others[i]);
