@@ -52,6 +52,16 @@ static uint64_t most_pending(uint64_t limit, uint64_t bytes, uint64_t ahead)
 	return limit - bytes - ahead;
 }
 
+static void note_peak(struct tdi_budget *budget, uint64_t pending)
+{
+	uint64_t peak = atomic_load_explicit(&budget->peak, memory_order_relaxed);
+
+	while (pending > peak && !atomic_compare_exchange_weak_explicit(
+					 &budget->peak, &peak, pending,
+					 memory_order_relaxed, memory_order_relaxed))
+		;
+}
+
 TDI_HOT static bool take(struct td_engine *engine, uint64_t bytes, uint64_t ahead)
 {
 	struct tdi_budget *budget = &engine->budget;
@@ -59,7 +69,7 @@ TDI_HOT static bool take(struct td_engine *engine, uint64_t bytes, uint64_t ahea
 	 * sleep_for_room. */
 	uint64_t limit = atomic_load_explicit(&budget->limit, memory_order_seq_cst);
 	uint64_t most = most_pending(limit, bytes, ahead);
-	uint64_t peak, now;
+	uint64_t now;
 	uint64_t pending =
 		atomic_load_explicit(&engine->bytes_pending, memory_order_seq_cst);
 
@@ -72,11 +82,7 @@ TDI_HOT static bool take(struct td_engine *engine, uint64_t bytes, uint64_t ahea
 	} while (!atomic_compare_exchange_weak_explicit(&engine->bytes_pending, &pending,
 							now, memory_order_seq_cst,
 							memory_order_seq_cst));
-	peak = atomic_load_explicit(&budget->peak, memory_order_relaxed);
-	while (now > peak && !atomic_compare_exchange_weak_explicit(
-				     &budget->peak, &peak, now, memory_order_relaxed,
-				     memory_order_relaxed))
-		;
+	note_peak(budget, now);
 	return true;
 }
 
@@ -297,7 +303,10 @@ static int admit_nested(struct td_engine *engine, uint64_t bytes)
 {
 	if (tdi_reaping_depth(engine) < NESTED_MAX)
 		return TDI_IN_PLACE;
-	atomic_fetch_add_explicit(&engine->bytes_pending, bytes, memory_order_relaxed);
+	note_peak(&engine->budget,
+		  atomic_fetch_add_explicit(&engine->bytes_pending, bytes,
+					    memory_order_relaxed) +
+			  bytes);
 	return 0;
 }
 
