@@ -4,16 +4,10 @@
  * mmap, touch, munmap, from the call that frees until the memory is back.
  */
 #include "kinds.h"
+#include "prober.h"
 
-#include <errno.h>
-#include <inttypes.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <time.h>
-#include <unistd.h>
 
 /* WORST_AT: how far the freeing had come in time when the worst probe ended, in percent
  */
@@ -31,135 +25,6 @@ enum {
 _Static_assert(NR_VALUES <= BENCH_VALUES_MAX, "no room for the values");
 
 enum { MUNMAP, IDLE, THREAD, TD_MUNMAP, TD_SPACE_PUT, NR_SUBJECTS };
-
-/* ---- latencies, counted by size class: 32 for each power of two ---- */
-
-#define CLASS_BITS 5u
-#define CLASSES (64u << CLASS_BITS)
-
-struct histogram {
-	uint32_t count[CLASSES];
-	uint64_t total, worst, worst_ended;
-};
-
-static unsigned class_of(uint64_t ns)
-{
-	unsigned shift;
-
-	if (ns < 1u << CLASS_BITS)
-		return (unsigned)ns;
-	shift = 63u - (unsigned)__builtin_clzll(ns) - CLASS_BITS;
-	return (shift << CLASS_BITS) + (unsigned)(ns >> shift);
-}
-
-/* The middle of a class, which is 3 % wide. */
-static double value_of(unsigned class)
-{
-	unsigned shift = class >> CLASS_BITS;
-
-	if (shift < 2)
-		return class;
-	shift--;
-	return ((double)(class - (shift << CLASS_BITS)) + 0.5) * (double)(1ull << shift);
-}
-
-static void histogram_add(struct histogram *histogram, uint64_t began, uint64_t ended)
-{
-	uint64_t ns = ended - began;
-
-	histogram->count[class_of(ns)]++;
-	histogram->total++;
-	if (ns > histogram->worst) {
-		histogram->worst = ns;
-		histogram->worst_ended = ended;
-	}
-}
-
-/* The latency that so many of a thousand probes do not exceed. */
-static double percentile_us(const struct histogram *histogram, unsigned per_mille)
-{
-	uint64_t rank = (histogram->total * per_mille + 999) / 1000, seen = 0;
-
-	for (unsigned i = 0; i < CLASSES; i++) {
-		seen += histogram->count[i];
-		if (seen > 0 && seen >= rank)
-			return value_of(i) / 1e3;
-	}
-	return 0;
-}
-
-/* ---- the other thread ---- */
-
-struct prober {
-	pthread_t thread;
-	_Atomic(uint64_t) probes;
-	_Atomic(uint64_t) from_ns, until_ns; /* what counts; 0 = not yet known */
-	struct histogram histogram;
-};
-
-static void probe(void)
-{
-	const size_t size = 64 << 10;
-	volatile char *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
-				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	bench_must(start == MAP_FAILED ? -errno : 0, "the other thread: mmap");
-	start[0] = 1;
-	start[size - 1] = 1;
-	bench_munmap((void *)start, size);
-}
-
-/* A probe counts from when the freeing began, and to its own end if it began before the
- * freeing ended: it may have been held to the last. */
-static void *probe_on(void *arg)
-{
-	struct prober *prober = arg;
-	uint64_t until = 0;
-
-	while (!until) {
-		uint64_t began = bench_now_ns(), ended, from;
-
-		probe();
-		ended = bench_now_ns();
-		from = atomic_load(&prober->from_ns);
-		until = atomic_load(&prober->until_ns);
-		if (began < from)
-			began = from;
-		if (from && ended > began && (!until || began < until))
-			histogram_add(&prober->histogram, began, ended);
-		atomic_fetch_add(&prober->probes, 1);
-	}
-	return NULL;
-}
-
-static void prober_start(struct prober *prober)
-{
-	memset(prober, 0, sizeof(*prober)); /* touches the histogram, too */
-	bench_must(-pthread_create(&prober->thread, NULL, probe_on, prober),
-		   "pthread_create");
-	while (atomic_load(&prober->probes) < 1000) /* it has settled in */
-		bench_must(usleep(1000) ? -errno : 0, "usleep");
-}
-
-static void prober_stop(struct prober *prober, uint64_t until_ns)
-{
-	atomic_store(&prober->until_ns, until_ns);
-	bench_must(-pthread_join(prober->thread, NULL), "pthread_join");
-}
-
-/* In a virtual machine: how long the host has kept our CPUs from us, as it admits. */
-static uint64_t stolen_ms(void)
-{
-	FILE *stat = fopen("/proc/stat", "re");
-	uint64_t ticks = 0;
-
-	if (!stat)
-		return 0;
-	if (fscanf(stat, "cpu %*u %*u %*u %*u %*u %*u %*u %" SCNu64, &ticks) != 1)
-		ticks = 0;
-	fclose(stat);
-	return ticks * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
-}
 
 /* ---- the ways to free ---- */
 
@@ -238,26 +103,26 @@ static const struct way ways[NR_SUBJECTS] = {
 
 static void sample(const struct bench_subject *self, size_t size, double *values)
 {
-	static struct prober prober;
+	static struct bench_prober prober;
 	const struct way *way = self->arg;
 	void *memory = way->map(self, size);
 	uint64_t began, ended, stolen;
 
-	prober_start(&prober);
-	stolen = stolen_ms();
+	bench_prober_start(&prober);
+	stolen = bench_stolen_ms();
 	began = bench_now_ns();
-	atomic_store(&prober.from_ns, began);
+	bench_prober_begin(&prober, began);
 	way->free(self, memory);
 	ended = bench_now_ns();
-	prober_stop(&prober, ended);
-	values[STEAL_MS] = (double)(stolen_ms() - stolen);
+	bench_prober_stop(&prober, ended);
+	values[STEAL_MS] = (double)(bench_stolen_ms() - stolen);
 	if (way->after)
 		way->after(memory);
 	values[PROBES_PER_S] =
 		(double)prober.histogram.total * 1e9 / (double)(ended - began);
-	values[P50_US] = percentile_us(&prober.histogram, 500);
-	values[P99_US] = percentile_us(&prober.histogram, 990);
-	values[P999_US] = percentile_us(&prober.histogram, 999);
+	values[P50_US] = bench_percentile_us(&prober.histogram, 500);
+	values[P99_US] = bench_percentile_us(&prober.histogram, 990);
+	values[P999_US] = bench_percentile_us(&prober.histogram, 999);
 	values[WORST_US] = (double)prober.histogram.worst / 1e3;
 	values[WORST_AT] = ((double)prober.histogram.worst_ended - (double)began) * 100 /
 			   (double)(ended - began);

@@ -15,7 +15,8 @@
  *   td_lazy    a thread's own reference to a space, for two stores         (lazy.h)
  *   td_munmap  in place of munmap(2), for any memory                   (munmap.h)
  *   td_batch   objects freed under RCU, at the cost of a store         (batch.h)
- *   shrinkers  what frees memory when it is short                      (pressure.h)
+ *   pressure   what is done when memory is short, and who else is asked (pressure.h)
+ *   tuning     slices, a rate, fast mode                                (tune.h)
  *   progress   how far it has come, and how long the rest will take    (progress.h)
  *
  * Conventions: functions return 0 or a negative errno value; results come through
@@ -37,6 +38,7 @@
 #include <teardown/region.h>
 #include <teardown/space.h>
 #include <teardown/stats.h>
+#include <teardown/tune.h>
 #include <teardown/version.h>
 
 #endif

@@ -6,19 +6,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/*
- * Where measuring begins and between what bounds it moves, in pages. A step is never
- * less than one page-table page's worth, or a huge page would be split instead of freed.
- * Above 16384 pages (64 MiB) a system call's fixed cost is lost in that of even the
- * cheapest pages, so that larger steps could only be wrong for longer.
- */
-#define ZAP_FIRST_PAGES 1024u
-#define ZAP_MAX_PAGES 16384u
-
-/* What is left of an emptied range is page tables, 1/512 of its pages and fewer. */
-#define SHELL_FIRST_PUDS 1u
-#define SHELL_MAX_PUDS 16u
-
 enum job_type { JOB_PREPARE, JOB_RELEASE, JOB_ZAP, JOB_UNMAP };
 
 struct job {
@@ -28,34 +15,6 @@ struct job {
 	size_t length;
 	size_t released; /* by the host */
 };
-
-static void list_add_tail(struct tdi_extent **list, struct tdi_extent *extent)
-{
-	struct tdi_extent *first = *list;
-
-	if (!first) {
-		extent->next = extent->prev = extent;
-		*list = extent;
-		return;
-	}
-	extent->next = first;
-	extent->prev = first->prev;
-	first->prev->next = extent;
-	first->prev = extent;
-}
-
-static void list_remove(struct tdi_extent **list, struct tdi_extent *extent)
-{
-	if (extent->next == extent) {
-		*list = NULL;
-	} else {
-		extent->prev->next = extent->next;
-		extent->next->prev = extent->prev;
-		if (*list == extent)
-			*list = extent->next;
-	}
-	extent->next = extent->prev = NULL;
-}
 
 void tdi_doom_init(struct tdi_doom *doom, const char *name)
 {
@@ -68,86 +27,21 @@ void tdi_doom_destroy(struct tdi_doom *doom)
 	pthread_mutex_destroy(&doom->lock);
 }
 
-/* No step cuts a page-table page's worth, or a huge page, in two. */
-static size_t granule(const struct tdi_extent *extent)
-{
-	return tdi_max_size(tdi_pmd_size(), extent->backing.huge_page);
-}
-
-static struct tdi_pace shell_pace(const struct tdi_extent *extent)
-{
-	size_t pud = tdi_pud_size(), least = granule(extent);
-
-	return (struct tdi_pace){tdi_max_size(SHELL_FIRST_PUDS * pud, least), least,
-				 tdi_max_size(SHELL_MAX_PUDS * pud, least)};
-}
-
-void tdi_extent_init(struct tdi_extent *extent, const struct tdi_backing *backing,
-		     uintptr_t start, size_t length)
-{
-	size_t page = tdi_page_size(), least, first;
-
-	*extent = (struct tdi_extent){
-		.backing = *backing, .start = start, .length = length};
-	least = granule(extent);
-	first = tdi_max_size(least, ZAP_FIRST_PAGES * page);
-	if (backing->kind->release) /* a page may take a slice or more */
-		first = least = page;
-	tdi_pace_init(&extent->zap_pace, first, least,
-		      tdi_max_size(least, ZAP_MAX_PAGES * page));
-	extent->unmap_pace = shell_pace(extent);
-}
-
-void tdi_extent_carry_on(struct tdi_extent *extent, const struct tdi_extent *from)
-{
-	extent->prepared = from->prepared;
-	if (from->backing.kind->release)
-		extent->claimed = extent->zapped = from->zapped;
-}
-
 void tdi_doom_add(struct tdi_doom *doom, struct tdi_extent *extent)
 {
 	pthread_mutex_lock(&doom->lock);
-	list_add_tail(&doom->live, extent);
+	tdi_extent_list_add(&doom->live, extent);
 	pthread_mutex_unlock(&doom->lock);
 }
 
 void tdi_doom_remove(struct tdi_doom *doom, struct tdi_extent *extent)
 {
 	pthread_mutex_lock(&doom->lock);
-	list_remove(&doom->live, extent);
+	tdi_extent_list_remove(&doom->live, extent);
 	pthread_mutex_unlock(&doom->lock);
 }
 
 /* ---- handing out, under the lock ---- */
-
-/* From `done` on, a step that ends on a page-table boundary if it can. */
-static size_t step_from(const struct tdi_extent *extent, size_t done, size_t step)
-{
-	size_t left = extent->length - done;
-	uintptr_t from = extent->start + done, to;
-
-	if (left <= step)
-		return left;
-	to = tdi_align_down(from + step, granule(extent));
-	return to > from ? to - from : step;
-}
-
-/* Pages go with the unmapping, in steps that are paced as those of a zap. */
-static void make_whole(struct tdi_extent *extent)
-{
-	extent->whole = true;
-	extent->unmap_pace = extent->zap_pace;
-}
-
-/* The other way round: what is still mapped is to be zapped first after all. */
-static void make_zapped_first(struct tdi_extent *extent)
-{
-	extent->whole = false;
-	extent->no_whole = true;
-	extent->claimed = extent->zapped = extent->unmapped;
-	extent->unmap_pace = shell_pace(extent);
-}
 
 static bool claim_callback(struct tdi_extent *extent, struct job *job)
 {
@@ -161,10 +55,12 @@ static bool claim_callback(struct tdi_extent *extent, struct job *job)
 	return true;
 }
 
-static bool claim_from(struct tdi_extent *extent, struct job *job)
+static bool claim_from(struct tdi_extent *extent, const struct td_slice *slice,
+		       struct job *job)
 {
 	const struct tdi_kind *kind = extent->backing.kind;
 
+	tdi_extent_aim(extent, slice);
 	job->extent = extent;
 	if (tdi_host_must_prepare(extent)) {
 		job->type = JOB_PREPARE;
@@ -177,13 +73,14 @@ static bool claim_from(struct tdi_extent *extent, struct job *job)
 	if (extent->claimed == 0 && !extent->no_whole && kind->whole &&
 	    extent->length <= extent->zap_pace.step) {
 		/* Small enough to be unmapped with its pages in one step. */
-		make_whole(extent);
+		tdi_extent_make_whole(extent);
 		extent->claimed = extent->zapped = extent->length;
 	}
 	if (extent->claimed < extent->length) {
 		job->type = JOB_ZAP;
 		job->start = extent->start + extent->claimed;
-		job->length = step_from(extent, extent->claimed, extent->zap_pace.step);
+		job->length =
+			tdi_extent_step(extent, extent->claimed, extent->zap_pace.step);
 		extent->claimed += job->length;
 		return true;
 	}
@@ -191,7 +88,7 @@ static bool claim_from(struct tdi_extent *extent, struct job *job)
 		return false;
 	job->type = JOB_UNMAP;
 	job->start = extent->start + extent->unmapped;
-	job->length = step_from(extent, extent->unmapped, extent->unmap_pace.step);
+	job->length = tdi_extent_step(extent, extent->unmapped, extent->unmap_pace.step);
 	extent->unmapping = true;
 	return true;
 }
@@ -211,7 +108,7 @@ static unsigned parallelism(const struct tdi_doom *doom)
  * try at the start of a slice, and none within it.
  */
 static int claim(struct tdi_doom *doom, bool slice_begins, bool keep_shared,
-		 struct job *job)
+		 const struct td_slice *slice, struct job *job)
 {
 	struct tdi_extent *extent;
 
@@ -224,7 +121,7 @@ static int claim(struct tdi_doom *doom, bool slice_begins, bool keep_shared,
 		/* At most one extent a reaper is passed over. */
 		do {
 			if (!(keep_shared && tdi_extent_is_shared(extent)) &&
-			    claim_from(extent, job)) {
+			    claim_from(extent, slice, job)) {
 				doom->busy++;
 				return TD_WORK_MORE;
 			}
@@ -297,21 +194,13 @@ static bool got_somewhere(const struct job *job, int err)
 
 /* ---- taking back, under the lock ---- */
 
-static uint64_t account(struct tdi_extent *extent, size_t released)
-{
-	size_t part = tdi_min_size(released, extent->length - extent->accounted);
-
-	extent->accounted += part;
-	return part;
-}
-
 static uint64_t end_zap(struct tdi_extent *extent, const struct job *job, int err,
-			uint64_t took_ns, uint64_t target_ns)
+			uint64_t took_ns, const struct td_slice *slice)
 {
 	extent->zapped += job->length;
 	if (!err) {
-		tdi_pace_learn(&extent->zap_pace, job->length, took_ns, target_ns);
-		return account(extent, job->length);
+		tdi_extent_learn(extent, &extent->zap_pace, job->length, took_ns, slice);
+		return tdi_extent_account(extent, job->length);
 	}
 	/* Unmapping would leave these pages where they are: every part has to be tried.
 	 */
@@ -321,7 +210,7 @@ static uint64_t end_zap(struct tdi_extent *extent, const struct job *job, int er
 	}
 	/* Nothing is lost: what was not zapped goes when it is unmapped. */
 	if (!extent->whole)
-		make_whole(extent);
+		tdi_extent_make_whole(extent);
 	extent->no_whole = true;
 	extent->zapped += extent->length - extent->claimed;
 	extent->claimed = extent->length;
@@ -330,8 +219,8 @@ static uint64_t end_zap(struct tdi_extent *extent, const struct job *job, int er
 
 static void put_aside(struct tdi_doom *doom, struct tdi_extent *extent)
 {
-	list_remove(&doom->live, extent);
-	list_add_tail(&doom->stuck, extent);
+	tdi_extent_list_remove(&doom->live, extent);
+	tdi_extent_list_add(&doom->stuck, extent);
 }
 
 static void record(struct tdi_doom *doom, struct tdi_extent *extent, int err,
@@ -351,7 +240,7 @@ static bool end_unmap(struct tdi_doom *doom, const struct job *job, int err,
 
 	extent->unmapping = false;
 	if (is_passing(err) && extent->whole && !extent->no_whole) {
-		make_zapped_first(extent);
+		tdi_extent_make_zapped_first(extent);
 		return false;
 	}
 	if (is_passing(err)) {
@@ -359,18 +248,18 @@ static bool end_unmap(struct tdi_doom *doom, const struct job *job, int err,
 		return false;
 	}
 	if (!err && extent->whole)
-		*released += account(extent, job->length);
+		*released += tdi_extent_account(extent, job->length);
 	if (!err)
-		tdi_pace_learn(&extent->unmap_pace, job->length, took_ns,
-			       slice->target_ns);
+		tdi_extent_learn(extent, &extent->unmap_pace, job->length, took_ns,
+				 slice);
 	extent->unmapped += job->length;
 	if (err)
 		record(doom, extent, err, job->length);
 	if (extent->unmapped < extent->length)
 		return false;
 	if (!extent->status)
-		*released += account(extent, extent->length);
-	list_remove(&doom->live, extent);
+		*released += tdi_extent_account(extent, extent->length);
+	tdi_extent_list_remove(&doom->live, extent);
 	return true;
 }
 
@@ -385,7 +274,7 @@ static bool end_callback(struct tdi_doom *doom, const struct job *job, int err,
 	if (job->type == JOB_RELEASE) {
 		extent->claimed += job->released;
 		extent->zapped = extent->claimed;
-		*released = account(extent, job->released);
+		*released = tdi_extent_account(extent, job->released);
 		if (job->released > 0) {
 			extent->failures = 0;
 			tdi_pace_learn(&extent->zap_pace, job->released, took_ns,
@@ -399,7 +288,7 @@ static bool end_callback(struct tdi_doom *doom, const struct job *job, int err,
 		return false;
 	}
 	record(doom, extent, err, extent->length);
-	list_remove(&doom->live, extent);
+	tdi_extent_list_remove(&doom->live, extent);
 	return true;
 }
 
@@ -412,7 +301,7 @@ static bool end_job(struct tdi_doom *doom, const struct job *job, int err,
 	pthread_mutex_lock(&doom->lock);
 	doom->busy--;
 	if (job->type == JOB_ZAP)
-		released = end_zap(job->extent, job, err, took_ns, slice->target_ns);
+		released = end_zap(job->extent, job, err, took_ns, slice);
 	else if (job->type != JOB_UNMAP)
 		done = end_callback(doom, job, err, took_ns, slice, &released);
 	else
@@ -442,7 +331,7 @@ int tdi_doom_slice_of(struct tdi_doom *doom, struct td_slice *slice, bool keep_s
 		int err;
 
 		pthread_mutex_lock(&doom->lock);
-		result = claim(doom, slice_begins, keep_shared, &job);
+		result = claim(doom, slice_begins, keep_shared, slice, &job);
 		slice_begins = false;
 		slice->parallel = parallelism(doom);
 		pthread_mutex_unlock(&doom->lock);
@@ -472,7 +361,7 @@ int tdi_doom_node(struct tdi_doom *doom)
 	/* What is left after that is page tables, wherever they are. */
 	if (first && first->claimed < first->length) {
 		start = first->start + first->claimed;
-		length = step_from(first, first->claimed, first->zap_pace.step);
+		length = tdi_extent_step(first, first->claimed, first->zap_pace.step);
 	}
 	pthread_mutex_unlock(&doom->lock);
 	return length > 0 ? tdi_numa_of_range(start, length) : TDI_NODE_UNKNOWN;
@@ -484,7 +373,7 @@ struct tdi_extent *tdi_doom_leftover(struct tdi_doom *doom)
 	struct tdi_extent *extent = *list;
 
 	if (extent)
-		list_remove(list, extent);
+		tdi_extent_list_remove(list, extent);
 	return extent;
 }
 

@@ -23,52 +23,10 @@
 #ifndef TDI_DOOM_H
 #define TDI_DOOM_H
 
-#include "base.h"
-#include "kind.h"
+#include "extent.h"
 #include "nodes.h"
-#include "pace.h"
 
 #include <pthread.h>
-#include <teardown/region.h>
-
-enum tdi_extent_flags {
-	TDI_EXTENT_LOCKED = 1u << 0,	/* known to be locked: spares a call */
-	TDI_EXTENT_EXCLUSIVE = 1u << 1, /* shared memory that nobody else uses */
-	TDI_EXTENT_SCRUB = 1u << 2,	/* overwritten before it is released */
-	TDI_EXTENT_NO_FORK = 1u << 3,	/* known to be marked so: no child has it */
-};
-
-/* What an extent's memory is: set up once, and passed on when the range is cut or moved.
- */
-struct tdi_backing {
-	const struct tdi_kind *kind;
-	const struct td_region_ops *ops; /* the host's part, or NULL */
-	unsigned flags;			 /* enum tdi_extent_flags */
-	int fd, uffd;			 /* -1: none. Not the extent's to close */
-	uint64_t offset;		 /* in fd, of the extent's start */
-	size_t huge_page;		 /* bytes, or 0 */
-};
-
-struct tdi_extent {
-	struct tdi_extent *next, *prev; /* circular, in one of the doom's lists */
-	struct tdi_backing backing;
-	uintptr_t start;
-	size_t length;
-
-	unsigned prepared; /* the host's callbacks that have been made: Z6 */
-	unsigned failures; /* of them, in a row */
-	bool hosting;	   /* one is being made */
-
-	size_t claimed;	  /* phase one: bytes handed out, from the start on */
-	size_t zapped;	  /* phase one: bytes whose turn is over */
-	size_t unmapped;  /* phase two: bytes unmapped, from the start on */
-	size_t accounted; /* bytes reported as released */
-	struct tdi_pace zap_pace, unmap_pace;
-	bool unmapping; /* a reaper is in phase two */
-	bool whole;	/* its pages go with the unmapping */
-	bool no_whole;	/* that, or a zap, was refused: do not try it (again) */
-	int status;	/* why a part of it could not be unmapped for good */
-};
 
 struct tdi_doom {
 	const char *name; /* of the owner, for messages */
@@ -92,17 +50,6 @@ struct tdi_doom {
 void tdi_doom_init(struct tdi_doom *doom, const char *name);
 void tdi_doom_destroy(struct tdi_doom *doom);
 
-/* Private anonymous memory, from which to make others. */
-#define TDI_BACKING_ANON                                                                 \
-	((struct tdi_backing){.kind = &tdi_kind_anon, .fd = -1, .uffd = -1})
-
-/* Sets up an extent of page-aligned memory. */
-void tdi_extent_init(struct tdi_extent *extent, const struct tdi_backing *backing,
-		     uintptr_t start, size_t length);
-
-/* What the host has done for an extent so far, it has done for another in its place. */
-void tdi_extent_carry_on(struct tdi_extent *extent, const struct tdi_extent *from);
-
 /*
  * For a range that is to leave its place before it is doomed: makes the callbacks that
  * prepare, in the caller, as often as they may be tried. 0, or the error of the last try.
@@ -125,11 +72,6 @@ static inline int tdi_doom_slice(struct tdi_doom *doom, struct td_slice *slice)
 
 /* Is there anything but shared memory that has not been released yet? */
 bool tdi_doom_has_unshared(struct tdi_doom *doom);
-
-static inline bool tdi_extent_is_shared(const struct tdi_extent *extent)
-{
-	return extent->backing.kind == &tdi_kind_shared;
-}
 
 /* The node that has the pages of the next step; TDI_NODE_UNKNOWN: nobody can tell. */
 int tdi_doom_node(struct tdi_doom *doom);

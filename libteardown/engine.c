@@ -10,10 +10,9 @@
 #include <teardown/version.h>
 #include <urcu/urcu-memb.h>
 
-#define DEFAULT_SLICE_NS 500000u
 #define REAPERS_MAX 1024u
 #define KNOWN_FLAGS                                                                      \
-	(TD_ENGINE_NO_STEAL | TD_ENGINE_UNBOUND | TD_ENGINE_FAST | TD_ENGINE_NO_PSI)
+	(TD_ENGINE_NO_STEAL | TD_ENGINE_UNBOUND | TD_ENGINE_FAST | TD_ENGINE_PSI)
 
 /* ---- lifecycle ---- */
 
@@ -23,6 +22,7 @@ static void engine_free(struct td_engine *engine)
 	tdi_placement_destroy(&engine->placement);
 	tdi_progress_destroy(&engine->progress);
 	tdi_grace_destroy(&engine->grace);
+	tdi_tune_destroy(engine);
 	pthread_mutex_destroy(&engine->shrinkers.lock);
 	tdi_queues_free(&engine->queues);
 	free(engine);
@@ -62,6 +62,8 @@ void tdi_engine_reset(struct td_engine *engine)
 	memset(engine->reapers, 0, engine->max_reapers * sizeof(engine->reapers[0]));
 	tdi_placement_reset(&engine->placement);
 	tdi_queues_reset(&engine->queues);
+	tdi_psi_watch_reset(engine);
+	tdi_tune_reset(engine);
 	tdi_ref_init(&engine->refs, 1);
 	tdi_gate_init(&engine->gate);
 	tdi_grace_init(&engine->grace);
@@ -80,6 +82,8 @@ int tdi_engine_start(struct td_engine *engine, unsigned reapers)
 	if (err) {
 		tdi_reapers_stop(engine);
 		tdi_retire_destroy(engine);
+	} else if (reapers > 0) {
+		tdi_psi_watch_start(engine);
 	}
 	return err;
 }
@@ -109,9 +113,7 @@ static int engine_new(const struct td_engine_opts *opts, unsigned reapers,
 	strncpy(engine->name, opts->name ? opts->name : "reaper",
 		sizeof(engine->name) - 1);
 	engine->flavor = opts->flavor ? opts->flavor : &urcu_memb_flavor;
-	engine->slice_ns = opts->slice_ns ? opts->slice_ns : DEFAULT_SLICE_NS;
-	if (engine->slice_ns > INT64_MAX)
-		engine->slice_ns = INT64_MAX;
+	tdi_tune_init(engine, opts);
 	atomic_init(&engine->munmap_threshold, opts->munmap_threshold
 						       ? opts->munmap_threshold
 						       : TDI_MUNMAP_THRESHOLD);
@@ -248,10 +250,22 @@ static void run_instead(struct td_engine *engine, struct td_work *work)
 	tdi_engine_put(engine);
 }
 
+/*
+ * At full pressure who gives memory back does so himself, and can take no more meanwhile.
+ * Not who is freeing: a callback that puts one space after another would never return.
+ */
+static bool is_for_caller(struct td_engine *engine, const struct td_work *work)
+{
+	return tdi_unlikely(tdi_engine_pressure_now(engine) == TD_PRESSURE_FULL) &&
+	       work->cost > 0 && !tdi_engine_is_reaper(engine);
+}
+
 TDI_HOT static void queue(struct td_engine *engine, struct td_work *work, bool admitted)
 {
 	tdi_work_begin(engine, work, admitted);
-	if (!push(engine, work, tdi_queues_here(&engine->queues)))
+	if (is_for_caller(engine, work))
+		(void)tdi_engine_run_begun(engine, work, TDI_ROLE_CALLER);
+	else if (!push(engine, work, tdi_queues_here(&engine->queues)))
 		run_instead(engine, work);
 }
 
@@ -351,6 +365,7 @@ static int stop(struct td_engine *engine, enum td_exit_mode mode, int64_t timeou
 
 	if (atomic_exchange_explicit(&engine->stopped, true, memory_order_relaxed))
 		return -EALREADY;
+	tdi_psi_watch_stop(engine);
 	/* The bulk while submitters still find reapers, but not for ever: they may be
 	 * faster. Then, with the gate closed, the rest: from here on new work runs in its
 	 * caller. */

@@ -14,8 +14,10 @@
 #include "pending.h"
 #include "placement.h"
 #include "progress.h"
+#include "psi_watch.h"
 #include "queues.h"
 #include "ref.h"
+#include "tune.h"
 
 #include <pthread.h>
 #include <teardown/engine.h>
@@ -67,7 +69,9 @@ struct td_engine {
 	_Atomic(bool) stopped; /* or being so: see td_engine_stop */
 
 	/* ---- kept then ---- */
-	struct tdi_queues queues;	  /* but for what is in them */
+	struct tdi_queues queues; /* but for what is in them */
+	struct tdi_tune tune;
+	struct tdi_psi_watch psi_watch;
 	_Atomic(size_t) munmap_threshold; /* relaxed: it guards nothing */
 	struct tdi_shrinkers shrinkers;	  /* but for the lock */
 	/* Of the process whose it is: see tdi_engine_check. */
@@ -77,7 +81,6 @@ struct td_engine {
 	unsigned flags; /* enum td_engine_flags */
 	char name[TDI_ENGINE_NAME_SIZE];
 	const struct rcu_flavor_struct *flavor;
-	uint64_t slice_ns;
 	/* Nearly so, and read by every put. enum td_budget_policy */
 	_Atomic(unsigned char) budget_policy;
 	unsigned max_reapers;

@@ -252,6 +252,7 @@ int tdi_unmap_in_steps(uintptr_t start, size_t length, size_t huge_page,
 
 	tdi_pace_init(&pace, tdi_max_size(FIRST_STEP, least), least,
 		      tdi_max_size(MAX_STEP, least));
+	tdi_pace_aim(&pace, target_ns);
 	while (done < length) {
 		size_t left = length - done;
 		uintptr_t from = start + done;

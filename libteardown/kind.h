@@ -10,6 +10,14 @@
 
 struct tdi_extent;
 
+enum tdi_kind_pace {
+	TDI_KIND_PACE_ANON,
+	TDI_KIND_PACE_HUGETLB,
+	TDI_KIND_PACE_SHARED,
+	TDI_KIND_PACE_FILE,
+	TDI_KIND_PACES
+};
+
 struct tdi_kind {
 	const char *name;
 
@@ -27,6 +35,8 @@ struct tdi_kind {
 	 */
 	int (*release)(const struct tdi_extent *extent, size_t offset, size_t length,
 		       size_t *released);
+
+	unsigned pace; /* enum tdi_kind_pace: whose steps are alike */
 
 	bool whole; /* unmapping gives the pages back, too: a small extent needs no zap */
 };

@@ -16,7 +16,8 @@ static int unmap_here(struct td_engine *engine, const struct tdi_evict *evict)
 	atomic_fetch_add_explicit(&engine->munmaps_in_caller, 1, memory_order_relaxed);
 	if (evict->single)
 		return tdi_unmap_in_steps(extent->start, extent->length,
-					  extent->backing.huge_page, engine->slice_ns);
+					  extent->backing.huge_page,
+					  tdi_engine_slice_ns(engine));
 	return tdi_sys_munmap((void *)extent->start, extent->length);
 }
 

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
+#include "pressure.h"
 #include "engine_internal.h"
 #include "grace.h"
 #include "thread.h"
 #include "trace.h"
-
-#include <teardown/pressure.h>
 
 /* Whoever holds the lock says so: shrinkers run in it, and are not to come back. */
 static int lock(struct td_engine *engine)
@@ -85,6 +84,23 @@ int td_engine_remove_shrinker(td_engine *given, struct td_shrinker *shrinker)
 	return err;
 }
 
+/* By whoever holds the shrinkers' lock. Returns what the shrinkers said. */
+static uint64_t act_on(struct td_engine *engine, enum tdi_reporter reporter,
+		       enum td_pressure level)
+{
+	uint64_t bytes = 0;
+
+	/* First what needs nobody's cooperation: memory that waits is freed fast, and
+	 * before anything else. */
+	level = tdi_tune_pressure(engine, reporter, level);
+	if (level != TD_PRESSURE_NONE)
+		tdi_grace_trim(&engine->grace);
+	for (struct td_shrinker *at = engine->shrinkers.first; at; at = at->tdi_next)
+		bytes += at->shrink(at, level);
+	tdi_trace_pressure(engine->name, level, bytes);
+	return bytes;
+}
+
 int td_engine_pressure(td_engine *given, enum td_pressure level, uint64_t *ret)
 {
 	struct td_engine *engine = tdi_engine_made(given);
@@ -100,15 +116,18 @@ int td_engine_pressure(td_engine *given, enum td_pressure level, uint64_t *ret)
 		err = lock(engine);
 		if (err)
 			return err;
-		if (level != TD_PRESSURE_NONE)
-			tdi_grace_trim(&engine->grace);
-		for (struct td_shrinker *at = engine->shrinkers.first; at;
-		     at = at->tdi_next)
-			bytes += at->shrink(at, level);
-		tdi_trace_pressure(engine->name, level, bytes);
+		bytes = act_on(engine, TDI_REPORTER_HOST, level);
 		unlock(engine);
 	}
 	if (ret)
 		*ret = bytes;
 	return 0;
+}
+
+void tdi_pressure_tell(struct td_engine *engine, enum td_pressure level)
+{
+	if (lock(engine))
+		tdi_die("engine '%s': a shrinker reports pressure", engine->name);
+	(void)act_on(engine, TDI_REPORTER_KERNEL, level);
+	unlock(engine);
 }

@@ -41,6 +41,7 @@ void tdi_queue_init(struct tdi_queue *queue)
 	queue->node = 0;
 	queue->reapers = 0;
 	queue->steals = false;
+	queue->limit = NULL;
 }
 
 void tdi_queue_destroy(struct tdi_queue *queue)
@@ -99,8 +100,8 @@ TDI_HOT void tdi_queue_push(struct tdi_queue *queue, struct td_work *work)
 
 static _Atomic(uint64_t) serials; /* of works, in the order in which they are seen */
 
-/* Under the lock. A pusher that is half-way is left alone: it has yet to signal (G2). */
-static void empty_inbox(struct tdi_queue *queue)
+/* A pusher that is half-way is left alone: it has yet to signal (G2). */
+void tdi_queue_look_in(struct tdi_queue *queue)
 {
 	for (;;) {
 		struct td_work *work;
@@ -119,8 +120,7 @@ static void empty_inbox(struct tdi_queue *queue)
 	}
 }
 
-/* Under the lock. Returns when the next parked work is due, UINT64_MAX for never. */
-static uint64_t unpark(struct tdi_queue *queue)
+uint64_t tdi_queue_end_pauses(struct tdi_queue *queue)
 {
 	uint64_t now = queue->parked ? tdi_sys_now_ns() : 0, next_due = UINT64_MAX;
 	struct td_work *work = queue->parked, *last = work ? work->tdi_prev : NULL;
@@ -139,8 +139,7 @@ static uint64_t unpark(struct tdi_queue *queue)
 	return next_due;
 }
 
-/* Under the lock: one that has been taken out. Stays listed while more may join it. */
-static struct td_work *hand_out(struct tdi_queue *queue, struct td_work *work)
+struct td_work *tdi_queue_hand_out(struct tdi_queue *queue, struct td_work *work)
 {
 	work->tdi_running++;
 	queue->running++;
@@ -154,7 +153,20 @@ static struct td_work *pop_ready(struct tdi_queue *queue, tdi_turns_filter *may_
 {
 	struct td_work *work = tdi_turns_next(&queue->ready, may_go);
 
-	return work ? hand_out(queue, work) : NULL;
+	return work ? tdi_queue_hand_out(queue, work) : NULL;
+}
+
+static bool is_free(const struct td_work *work)
+{
+	return atomic_load_explicit(&work->tdi_left, memory_order_relaxed) == 0;
+}
+
+/* When what costs may be taken: 0 = now. */
+static uint64_t limited_until(const struct tdi_queue *queue)
+{
+	if (!queue->limit || !tdi_rate_is_limited(queue->limit))
+		return 0;
+	return tdi_rate_due(queue->limit, tdi_sys_now_ns());
 }
 
 /* Under the lock: more than its own reapers will soon have done. */
@@ -166,26 +178,26 @@ static bool has_much(const struct tdi_queue *queue)
 }
 
 /* Of another queue, what its own reapers would be long in coming to. */
-static struct td_work *take_from(struct tdi_queue *other)
+static struct td_work *take_from(struct tdi_queue *other, bool limited)
 {
 	struct td_work *work;
 
 	pthread_mutex_lock(&other->lock);
-	empty_inbox(other);
-	(void)unpark(other);
-	work = pop_ready(other, has_much(other) ? NULL : has_no_home);
+	tdi_queue_look_in(other);
+	(void)tdi_queue_end_pauses(other);
+	work = pop_ready(other, limited ? is_free : has_much(other) ? NULL : has_no_home);
 	pthread_mutex_unlock(&other->lock);
 	return work;
 }
 
-static struct td_work *steal(struct tdi_queue *queue)
+static struct td_work *steal(struct tdi_queue *queue, bool limited)
 {
 	struct td_work *work = NULL;
 
 	if (!queue->steals)
 		return NULL;
 	for (struct tdi_queue *at = queue->next; at != queue && !work; at = at->next)
-		work = take_from(at);
+		work = take_from(at, limited);
 	return work;
 }
 
@@ -200,24 +212,28 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue)
 {
 	struct td_work *work = NULL;
 	bool left_something, for_others;
-	uint64_t due;
+	uint64_t due, limited;
 
 	pthread_mutex_lock(&queue->lock);
 	for (;;) {
 		/* Off before looking: G2. */
 		atomic_exchange_explicit(&queue->signal, 0, memory_order_seq_cst);
-		empty_inbox(queue);
-		due = unpark(queue);
+		tdi_queue_look_in(queue);
+		due = tdi_queue_end_pauses(queue);
 		if (queue->stopped)
 			break;
-		work = pop_ready(queue, NULL);
+		/* After the signal: who changes the limit turns that on afterwards. */
+		limited = limited_until(queue);
+		work = pop_ready(queue, limited ? is_free : NULL);
 		if (work)
 			break;
+		if (limited && !tdi_turns_is_empty(&queue->ready) && limited < due)
+			due = limited;
 		/* seq_cst: see signal_one. Counted before looking elsewhere, so that who
 		 * leaves something behind there sees it. */
 		atomic_fetch_add_explicit(&queue->sleepers, 1, memory_order_seq_cst);
 		pthread_mutex_unlock(&queue->lock);
-		work = steal(queue);
+		work = steal(queue, limited > 0);
 		if (!work)
 			tdi_sys_futex_wait(&queue->signal, 0, due);
 		atomic_fetch_sub_explicit(&queue->sleepers, 1, memory_order_relaxed);
@@ -234,59 +250,12 @@ struct td_work *tdi_queue_take(struct tdi_queue *queue)
 	return work;
 }
 
-struct td_work *tdi_queue_try_take(struct tdi_queue *queue)
+void tdi_queue_hurry(struct tdi_queue *queue, bool urgent)
 {
-	struct tdi_queue *at = queue;
-	struct td_work *work;
-
-	do {
-		pthread_mutex_lock(&at->lock);
-		empty_inbox(at);
-		(void)unpark(at);
-		work = pop_ready(at, NULL);
-		pthread_mutex_unlock(&at->lock);
-		at = at->next;
-	} while (!work && at != queue);
-	return work;
-}
-
-void tdi_queue_unpark(struct tdi_queue *queue)
-{
-	struct td_work *work;
-
 	pthread_mutex_lock(&queue->lock);
-	while ((work = queue->parked) != NULL) {
-		tdi_work_list_remove(&queue->parked, work);
-		tdi_turns_add(&queue->ready, work);
-	}
+	queue->ready.urgent = urgent;
 	pthread_mutex_unlock(&queue->lock);
-}
-
-/* Under the lock: how many works pause. */
-static unsigned parked(const struct tdi_queue *queue)
-{
-	const struct td_work *work = queue->parked;
-	unsigned works = 0;
-
-	while (work) {
-		works++;
-		work = work->tdi_next == queue->parked ? NULL : work->tdi_next;
-	}
-	return works;
-}
-
-bool tdi_queue_is_stuck(struct tdi_queue *queue, unsigned works)
-{
-	struct tdi_queue *at = queue;
-	unsigned pausing = 0;
-
-	do {
-		pthread_mutex_lock(&at->lock);
-		pausing += parked(at);
-		pthread_mutex_unlock(&at->lock);
-		at = at->next;
-	} while (at != queue);
-	return pausing > 0 && pausing == works;
+	signal_one(queue);
 }
 
 /* The queue of another node that the work belongs to, or this one. */
@@ -329,7 +298,7 @@ bool tdi_queue_give(struct tdi_queue *queue, struct td_work *work, int result,
 
 	pthread_mutex_lock(&queue->lock);
 	/* What came in during the slice is there when the next is picked. */
-	empty_inbox(queue);
+	tdi_queue_look_in(queue);
 	work->tdi_running--;
 	queue->running--;
 	tdi_turns_charge(&queue->ready, work, end);
@@ -383,7 +352,7 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue)
 	/* Threads that help may still be looking (tdi_queue_try_take). Parked works come
 	 * back whatever their time. */
 	pthread_mutex_lock(&queue->lock);
-	empty_inbox(queue);
+	tdi_queue_look_in(queue);
 	work = tdi_turns_next(&queue->ready, NULL);
 	if (!work && queue->parked) {
 		work = queue->parked;
@@ -396,121 +365,4 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue)
 void tdi_queue_nudge(struct tdi_queue *queue)
 {
 	signal_one(queue);
-}
-
-static struct td_work *find(struct td_work *list, tdi_queue_match *match, void *arg)
-{
-	struct td_work *work = list;
-
-	while (work && !match(work, arg))
-		work = work->tdi_next == list ? NULL : work->tdi_next;
-	return work;
-}
-
-/* Under the lock: as if it were its turn, or its pause had ended. */
-static struct td_work *pop_that(struct tdi_queue *queue, tdi_queue_match *match,
-				void *arg)
-{
-	struct td_work *work = find(queue->ready.small, match, arg);
-
-	if (!work)
-		work = find(queue->ready.large, match, arg);
-	if (work) {
-		tdi_turns_remove(&queue->ready, work);
-		work->tdi_had_slice = true;
-	} else {
-		work = find(queue->parked, match, arg);
-		if (!work)
-			return NULL;
-		tdi_work_list_remove(&queue->parked, work);
-	}
-	return hand_out(queue, work);
-}
-
-struct td_work *tdi_queue_take_that(struct tdi_queue *queue, tdi_queue_match *match,
-				    void *arg)
-{
-	struct tdi_queue *at = queue;
-	struct td_work *work;
-
-	do {
-		pthread_mutex_lock(&at->lock);
-		empty_inbox(at);
-		work = pop_that(at, match, arg);
-		pthread_mutex_unlock(&at->lock);
-		at = at->next;
-	} while (!work && at != queue);
-	return work;
-}
-
-static unsigned count(struct td_work *list, tdi_queue_match *match, void *arg)
-{
-	struct td_work *work = list;
-	unsigned matching = 0;
-
-	while (work) {
-		matching += match(work, arg);
-		work = work->tdi_next == list ? NULL : work->tdi_next;
-	}
-	return matching;
-}
-
-unsigned tdi_queue_count(struct tdi_queue *queue, tdi_queue_match *match, void *arg)
-{
-	struct tdi_queue *at = queue;
-	unsigned matching = 0;
-
-	do {
-		pthread_mutex_lock(&at->lock);
-		empty_inbox(at);
-		matching += count(at->ready.small, match, arg) +
-			    count(at->ready.large, match, arg) +
-			    count(at->parked, match, arg);
-		pthread_mutex_unlock(&at->lock);
-		at = at->next;
-	} while (at != queue);
-	return matching;
-}
-
-/* ---- for those who help because there is too much ---- */
-
-/* So many are looked at for the oldest. */
-#define LOOKED_AT_MAX 256u
-
-static bool has_bytes(const struct td_work *work)
-{
-	return atomic_load_explicit(&work->tdi_left, memory_order_relaxed) > 0;
-}
-
-static struct td_work *oldest_of(struct td_work *list, struct td_work *oldest)
-{
-	struct td_work *work = list;
-
-	for (unsigned looked = 0; work && looked < LOOKED_AT_MAX; looked++) {
-		if (has_bytes(work) && (!oldest || work->tdi_serial < oldest->tdi_serial))
-			oldest = work;
-		work = work->tdi_next == list ? NULL : work->tdi_next;
-	}
-	return oldest;
-}
-
-struct td_work *tdi_queue_try_take_oldest(struct tdi_queue *queue)
-{
-	struct tdi_queue *at = queue;
-	struct td_work *work;
-
-	do {
-		pthread_mutex_lock(&at->lock);
-		empty_inbox(at);
-		(void)unpark(at);
-		work = oldest_of(at->ready.large, oldest_of(at->ready.small, NULL));
-		if (work) {
-			tdi_turns_remove(&at->ready, work);
-			work->tdi_had_slice = true;
-			work = hand_out(at, work);
-		}
-		pthread_mutex_unlock(&at->lock);
-		at = at->next;
-	} while (!work && at != queue);
-	return work;
 }

@@ -19,6 +19,7 @@
 #ifndef TDI_QUEUE_H
 #define TDI_QUEUE_H
 
+#include "rate.h"
 #include "turns.h"
 
 #include <pthread.h>
@@ -46,6 +47,7 @@ struct tdi_queue {
 	struct tdi_queue *next; /* in the ring */
 	unsigned node, reapers; /* and how many of those take from it first */
 	bool steals;		/* these may take from others */
+	struct tdi_rate *limit; /* of what they release; NULL: none */
 };
 
 void tdi_queue_init(struct tdi_queue *queue); /* a ring of its own */
@@ -55,7 +57,8 @@ void tdi_queue_destroy(struct tdi_queue *queue);
 void tdi_queue_push(struct tdi_queue *queue, struct td_work *work);
 
 /* Reapers: blocks until there is a work to run a slice of, here or, in need, on another
- * queue of the ring; NULL when stopped. */
+ * queue of the ring; NULL when stopped. While the limit is passed, only works that have
+ * nothing to release. */
 struct td_work *tdi_queue_take(struct tdi_queue *queue);
 
 /* The same without waiting, whatever the queue: NULL when nothing is in turn. */
@@ -72,6 +75,9 @@ static inline struct tdi_queue *tdi_queue_of(const struct td_work *work)
  * that still have bytes to release: here, or on the next queue that has any.
  */
 struct td_work *tdi_queue_try_take_oldest(struct tdi_queue *queue);
+
+/* Memory is short, or not: turns.h, U5. Wakes who may wait for the limit. */
+void tdi_queue_hurry(struct tdi_queue *queue, bool urgent);
 
 /* Ends all pauses on this queue. */
 void tdi_queue_unpark(struct tdi_queue *queue);
@@ -107,5 +113,17 @@ struct td_work *tdi_queue_leftover(struct tdi_queue *queue);
 
 /* How long a work that returned TD_WORK_LATER pauses: 1 ms, doubling to 1 s. */
 uint64_t tdi_queue_next_pause(uint64_t pause_ns);
+
+/* ---- between the queue's own files: under the lock ---- */
+
+/* Takes in what has been pushed. */
+void tdi_queue_look_in(struct tdi_queue *queue);
+
+/* Of works that are due. Returns when the next one will be, UINT64_MAX for never. */
+uint64_t tdi_queue_end_pauses(struct tdi_queue *queue);
+
+/* Hands out one that has been taken from the list, where it is again while more may join.
+ */
+struct td_work *tdi_queue_hand_out(struct tdi_queue *queue, struct td_work *work);
 
 #endif

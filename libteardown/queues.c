@@ -98,6 +98,18 @@ void tdi_queues_free(struct tdi_queues *queues)
 	free(queues->of_node);
 }
 
+void tdi_queues_limit(struct tdi_queues *queues, struct tdi_rate *limit)
+{
+	for (unsigned i = 0; i < queues->nr; i++)
+		queues->first[i].limit = limit;
+}
+
+void tdi_queues_hurry(struct tdi_queues *queues, bool urgent)
+{
+	for (unsigned i = 0; i < queues->nr; i++)
+		tdi_queue_hurry(&queues->first[i], urgent);
+}
+
 void tdi_queues_unpark(struct tdi_queues *queues)
 {
 	for (unsigned i = 0; i < queues->nr; i++)

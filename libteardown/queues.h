@@ -44,6 +44,10 @@ static inline struct tdi_queue *tdi_queues_here(const struct tdi_queues *queues)
 	return tdi_queues_of_node(queues, tdi_numa_here());
 }
 
+/* Before there are reapers. */
+void tdi_queues_limit(struct tdi_queues *queues, struct tdi_rate *limit);
+
+void tdi_queues_hurry(struct tdi_queues *queues, bool urgent);
 void tdi_queues_unpark(struct tdi_queues *queues);
 void tdi_queues_stop(struct tdi_queues *queues);
 struct td_work *tdi_queues_leftover(struct tdi_queues *queues);

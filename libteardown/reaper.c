@@ -90,6 +90,8 @@ static int run_slice(struct td_engine *engine, struct td_work *work,
 	struct tdi_slice_end end;
 	int result = tdi_work_slice(engine, work, node, &end);
 
+	if (queue) /* whoever helps is not held up */
+		tdi_rate_pay(&engine->tune.rate, end.bytes, tdi_sys_now_ns());
 	if (queue && from != queue)
 		atomic_fetch_add_explicit(&engine->slices_stolen, 1,
 					  memory_order_relaxed);

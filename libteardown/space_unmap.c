@@ -316,9 +316,10 @@ static int release_device(struct td_space *space, struct run *run)
 	tdi_doom_init(&doom, space->name);
 	tdi_doom_add(&doom, extent);
 	do {
+		uint64_t target = tdi_engine_slice_ns(space->engine);
 		struct td_slice slice = {
-			.deadline_ns = tdi_sys_deadline((int64_t)space->engine->slice_ns),
-			.target_ns = space->engine->slice_ns,
+			.deadline_ns = tdi_sys_deadline((int64_t)target),
+			.target_ns = target,
 		};
 
 		result = tdi_doom_slice(&doom, &slice);
@@ -354,7 +355,8 @@ static int unmap_run(struct td_space *space, struct run *run, bool single)
 		(void)backing->kind->zap(extent, extent->start, extent->length);
 	if (single)
 		err = tdi_unmap_in_steps(extent->start, extent->length,
-					 backing->huge_page, space->engine->slice_ns);
+					 backing->huge_page,
+					 tdi_engine_slice_ns(space->engine));
 	else
 		err = tdi_sys_munmap((void *)extent->start, extent->length);
 	/* Sealed memory cannot be punched; it goes with its last descriptor. */

@@ -63,6 +63,9 @@ int td_engine_stats(td_engine *given, struct td_engine_stats *ret)
 		.pauses = load(&engine->pauses),
 		.cpu_ns = load(&engine->cpu_ns),
 		.cpu_in_caller_ns = load(&engine->cpu_in_caller_ns),
+		.psi_watched = tdi_psi_watch_runs(engine),
+		.pressure_events = load(&engine->psi_watch.events),
+		.pressure = tdi_engine_pressure_now(engine),
 		.grace_periods = load(&engine->grace.periods),
 	};
 	return 0;

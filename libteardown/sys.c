@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/mempolicy.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -414,6 +415,21 @@ int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret)
 	return err ? err
 		   : (int)TDI_ERRNO(syscall(SYS_move_pages, 0, (unsigned long)pages,
 					    addrs, NULL, ret, 0));
+}
+
+int tdi_sys_poll(struct pollfd *fds, unsigned nr, uint64_t deadline_ns)
+{
+	int err = fault(TDI_SYS_poll, fds, nr, 0), timeout_ms = -1;
+
+	if (deadline_ns != UINT64_MAX) {
+		uint64_t now = tdi_sys_now_ns();
+		uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
+
+		/* Up: it would be woken for nothing. */
+		left = left / 1000000 + (left % 1000000 > 0);
+		timeout_ms = left < INT_MAX ? (int)left : INT_MAX;
+	}
+	return err ? err : (int)TDI_ERRNO(poll(fds, nr, timeout_ms));
 }
 
 int tdi_sys_membarrier(int command)

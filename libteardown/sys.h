@@ -47,6 +47,7 @@
 	X(thread_set)                                                                    \
 	X(getcpu)                                                                        \
 	X(move_pages)                                                                    \
+	X(poll)                                                                          \
 	X(membarrier)
 
 #define TDI_SYS_ENUM_(name) TDI_SYS_##name,
@@ -122,6 +123,11 @@ int tdi_sys_thread_set(pthread_key_t key, void *value);
 /* 0, -ETIMEDOUT, -EDEADLK. */
 int tdi_sys_rdlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns);
 int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns);
+
+/* How many are ready; 0: none until the deadline (CLOCK_MONOTONIC, UINT64_MAX for none),
+ * or after days. */
+struct pollfd;
+int tdi_sys_poll(struct pollfd *fds, unsigned nr, uint64_t deadline_ns);
 
 int tdi_sys_membarrier(int command);
 

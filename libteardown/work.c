@@ -107,14 +107,16 @@ static void look_in(struct td_engine *engine, uint64_t began,
 int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		   struct tdi_slice_end *end)
 {
+	uint64_t target = tdi_engine_slice_ns(engine);
 	uint64_t began = tdi_sys_now_ns(), cpu;
 	struct tdi_account account;
 	struct td_slice slice = {
-		.deadline_ns = tdi_sys_deadline((int64_t)engine->slice_ns),
-		.target_ns = engine->slice_ns,
+		.deadline_ns = tdi_sys_deadline((int64_t)target),
+		.target_ns = target,
 		.parallel = work->parallel > 0 ? work->parallel : 1,
 		.tdi_node = node,
 		.tdi_home = TDI_NODE_UNKNOWN,
+		.tdi_hints = &engine->tune.hints,
 	};
 	int result;
 
@@ -133,7 +135,7 @@ int tdi_work_slice(struct td_engine *engine, struct td_work *work, int node,
 		.took_ns = tdi_sys_now_ns() - began,
 		.home = slice.tdi_home,
 	};
-	end->overstay = end->took_ns / engine->slice_ns;
+	end->overstay = end->took_ns / target;
 	if (end->overstay > 0) /* its own; and a little more is nobody's fault */
 		end->overstay--;
 	tdi_trace_slice(engine->name, work, end->bytes, end->took_ns, result);

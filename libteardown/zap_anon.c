@@ -25,6 +25,7 @@ int tdi_zap_entries(const struct tdi_extent *extent, uintptr_t start, size_t len
 
 const struct tdi_kind tdi_kind_anon = {
 	.name = "anon",
+	.pace = TDI_KIND_PACE_ANON,
 	.zap = tdi_zap_entries,
 	.whole = true,
 };

@@ -7,6 +7,7 @@
 
 const struct tdi_kind tdi_kind_file = {
 	.name = "file",
+	.pace = TDI_KIND_PACE_FILE,
 	.zap = tdi_zap_entries,
 	.whole = true,
 };

@@ -8,6 +8,7 @@
 
 const struct tdi_kind tdi_kind_hugetlb = {
 	.name = "hugetlb",
+	.pace = TDI_KIND_PACE_HUGETLB,
 	.zap = tdi_zap_entries,
 	.whole = true,
 };

@@ -126,5 +126,6 @@ static int shared_zap(const struct tdi_extent *extent, uintptr_t start, size_t l
 
 const struct tdi_kind tdi_kind_shared = {
 	.name = "shared",
+	.pace = TDI_KIND_PACE_SHARED,
 	.zap = shared_zap,
 };

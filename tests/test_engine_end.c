@@ -190,7 +190,7 @@ START_TEST(an_endless_slice_target_does_not_wrap)
 		td_engine_create(TD_ENGINE_OPTS(.reapers = 1, .slice_ns = UINT64_MAX),
 				 &other),
 		0);
-	ck_assert_uint_le(other->slice_ns, INT64_MAX);
+	ck_assert_uint_le(tdi_engine_slice_ns(other), INT64_MAX);
 	job_init(&job, 3);
 	ck_assert_int_eq(td_engine_submit(other, &job.work), 0);
 	ck_assert_int_eq(td_engine_destroy(other, TD_EXIT_DRAIN, 0), 0);

@@ -70,6 +70,63 @@ START_TEST(a_slow_short_step_is_heeded)
 }
 END_TEST
 
+START_TEST(another_target_changes_the_next_step_in_proportion)
+{
+	struct tdi_pace pace;
+
+	tdi_pace_init(&pace, 8 * MIB, 2 * MIB, 64 * MIB);
+	tdi_pace_aim(&pace, TARGET); /* the usual one: no change */
+	ck_assert_uint_eq(pace.step, 8 * MIB);
+	tdi_pace_aim(&pace, TARGET * 5);
+	ck_assert_uint_eq(pace.step, 40 * MIB);
+	tdi_pace_aim(&pace, TARGET);
+	ck_assert_uint_eq(pace.step, 8 * MIB);
+	tdi_pace_aim(&pace, TARGET / 10);
+	ck_assert_uint_eq(pace.step, 2 * MIB);
+	tdi_pace_aim(&pace, INT64_MAX);
+	ck_assert_uint_eq(pace.step, 64 * MIB);
+}
+END_TEST
+
+START_TEST(what_a_slice_of_before_learns_is_for_its_own_target)
+{
+	struct tdi_pace pace;
+
+	tdi_pace_init(&pace, 4 * MIB, 2 * MIB, 64 * MIB);
+	tdi_pace_aim(&pace, TARGET); /* by another reaper, while a long step ran */
+	tdi_pace_learn(&pace, 64 * MIB, TARGET * 8, TARGET * 8);
+	tdi_pace_aim(&pace, TARGET);
+	ck_assert_uint_eq(pace.step, 8 * MIB);
+}
+END_TEST
+
+START_TEST(what_was_learnt_of_a_kind_only_lowers_the_first_guess)
+{
+	struct tdi_pace_hints hints = {0};
+	struct tdi_pace first, next;
+
+	tdi_pace_init(&next, 4 * MIB, 2 * MIB, 64 * MIB);
+	tdi_pace_take(&next, &hints, 0); /* nothing yet */
+	tdi_pace_take(&next, NULL, 0);
+	ck_assert_uint_eq(next.step, 4 * MIB);
+
+	tdi_pace_init(&first, 4 * MIB, 2 * MIB, 64 * MIB);
+	tdi_pace_aim(&first, TARGET * 2);
+	converge(&first, 1000, 20); /* slow: 2 MiB, for twice the time */
+	tdi_pace_tell(&first, &hints, 1);
+	tdi_pace_take(&next, &hints, 0); /* another kind's */
+	ck_assert_uint_eq(next.step, 4 * MIB);
+	tdi_pace_take(&next, &hints, 1);
+	ck_assert_uint_eq(next.step, 2 * MIB);
+
+	converge(&first, 0, 20); /* and now fast */
+	tdi_pace_tell(&first, &hints, 1);
+	tdi_pace_init(&next, 4 * MIB, 2 * MIB, 64 * MIB);
+	tdi_pace_take(&next, &hints, 1);
+	ck_assert_uint_eq(next.step, 4 * MIB);
+}
+END_TEST
+
 int main(void)
 {
 	struct tdt *tests = tdt_suite("pace");
@@ -79,5 +136,8 @@ int main(void)
 	tdt_add(tests, one_odd_measurement_moves_a_step_by_two_at_most, NULL, NULL);
 	tdt_add(tests, a_short_last_step_does_not_shrink_the_next, NULL, NULL);
 	tdt_add(tests, a_slow_short_step_is_heeded, NULL, NULL);
+	tdt_add(tests, another_target_changes_the_next_step_in_proportion, NULL, NULL);
+	tdt_add(tests, what_a_slice_of_before_learns_is_for_its_own_target, NULL, NULL);
+	tdt_add(tests, what_was_learnt_of_a_kind_only_lowers_the_first_guess, NULL, NULL);
 	return tdt_run(tests);
 }

@@ -45,8 +45,14 @@ enum td_engine_flags {
 	/* Nobody else is there to be held up: see td_engine_set_fast(). */
 	TD_ENGINE_FAST = 1u << 2,
 
-	/* Pressure is what the host reports: the kernel is not asked. */
-	TD_ENGINE_NO_PSI = 1u << 3,
+	/*
+	 * A thread of the engine ("NAME/psi") waits for the kernel to say that memory is
+	 * short, and reports it as td_engine_pressure() would. Where the kernel does not,
+	 * there is none, and psi_watched is 0 in the stats. It keeps up to four
+	 * descriptors. Creating and destroying such an engine takes some 10 ms for each
+	 * of them. (row B5)
+	 */
+	TD_ENGINE_PSI = 1u << 3,
 };
 
 /* How reapers are scheduled. Only one that is TD_SCHED_OTHER preempts who wakes it.
@@ -280,6 +286,7 @@ struct td_slice {
 	uint64_t released;    /* out: bytes of the work's cost released by this slice */
 	unsigned parallel;    /* in/out: reapers that could run the rest side by side */
 	int tdi_node, tdi_home;
+	struct tdi_pace_hints *tdi_hints;
 };
 
 /* What a slice returns. A negative errno ends the work with that status. */

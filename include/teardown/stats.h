@@ -50,6 +50,9 @@ extern "C" {
 	X(pauses, "slices that could not go on and were put off")                        \
 	X(cpu_ns, "CPU time of all slices and callbacks, ns")                            \
 	X(cpu_in_caller_ns, "of this, in others than its reapers")                       \
+	X(psi_watched, "1: a thread waits for the kernel to say that memory is short")   \
+	X(pressure_events, "times that it did")                                          \
+	X(pressure, "the level in force, as an enum td_pressure")                        \
 	X(grace_periods, "grace periods waited for, by all batches together")
 
 #define TD_REAPER_STATS(X)                                                               \

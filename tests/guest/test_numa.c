@@ -130,7 +130,7 @@ static void check_local(unsigned percent)
 /* A space with regions on all nodes, bound by the host or touched there. */
 START_TEST(regions_are_released_on_the_nodes_of_their_pages)
 {
-	size_t each = 24 * MIB;
+	size_t each = 32 * MIB;
 	td_space *space;
 
 	if (skip_on_one_node())
@@ -154,7 +154,7 @@ END_TEST
 /* The policy says one thing and the pages lie elsewhere: they were touched before. */
 START_TEST(where_the_pages_are_counts_and_not_the_policy)
 {
-	size_t each = 24 * MIB;
+	size_t each = 32 * MIB;
 	td_space *space;
 
 	if (skip_on_one_node())
