@@ -30,7 +30,7 @@
 #include <unistd.h>
 
 #define LOOPS 8u
-#define SMALLER 4u /* an arena, where there are so many loops */
+#define SMALLER 8u /* an arena, where there are so many loops */
 #define RUN_NS UINT64_C(600000000)
 
 enum {
@@ -438,7 +438,7 @@ static void run_with(unsigned loops, size_t size, const struct bench_opts *opts)
 
 static void run(const struct bench_opts *opts)
 {
-	size_t size = opts->size ? opts->size : (size_t)64 << 20;
+	size_t size = opts->size ? opts->size : (size_t)128 << 20;
 	size_t smaller = size / SMALLER / ((size_t)2 << 20) * ((size_t)2 << 20);
 
 	puts("# arenas mapped, filled and freed in loops; room for two of each loop, and "
@@ -465,6 +465,6 @@ static void run(const struct bench_opts *opts)
 
 const struct bench_scenario bench_budget = {
 	.name = "budget",
-	.what = "arenas freed in a loop with memory for two of them (64 MiB)",
+	.what = "arenas freed in a loop with memory for two of them (128 MiB)",
 	.run = run,
 };

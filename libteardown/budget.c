@@ -319,7 +319,9 @@ TDI_HOT int tdi_budget_admit(struct td_engine *engine, uint64_t bytes, bool may_
 		return 0;
 	if (tdi_engine_is_reaper(engine)) {
 		err = admit_nested(engine, bytes);
-	} else if (engine->nr_reapers == 0) {
+	} else if (engine->nr_reapers == 0 ||
+		   tdi_engine_pressure_now(engine) == TD_PRESSURE_FULL) {
+		/* Nor does anybody wait for others where all free their own. */
 		err = TDI_IN_PLACE;
 	} else if (may_refuse && policy_of(engine) == TD_BUDGET_AGAIN) {
 		count(&budget->refused, true);

@@ -5,6 +5,7 @@
 #include "memlimit.h"
 
 #include <sys/wait.h>
+#include <teardown/pressure.h>
 
 /* ---- setting it ---- */
 
@@ -522,6 +523,32 @@ START_TEST(without_reapers_the_caller_frees_at_once)
 }
 END_TEST
 
+/* All free their own then: one does not wait for what others have in hand, nor is he told
+ * to come again. */
+START_TEST(at_full_pressure_the_caller_frees_at_once)
+{
+	for (int policy = TD_BUDGET_HELP; policy <= TD_BUDGET_AGAIN; policy++) {
+		struct job jobs[2], own;
+
+		fill_budget(jobs, 1);
+		set_budget(LIMIT, (enum td_budget_policy)policy);
+		ck_assert_int_eq(td_engine_pressure(engine, TD_PRESSURE_FULL, NULL), 0);
+		job_init(&own, 1);
+		submit(&own);
+		ck_assert(is_done(&own));
+		ck_assert(ran_here(&own));
+		ck_assert_uint_eq(jobs[0].slices, 0);
+		ck_assert_int_eq(td_engine_pressure(engine, TD_PRESSURE_NONE, NULL), 0);
+		let_go(&holder);
+		drain();
+		hold_reaper(&holder);
+	}
+	ck_assert_uint_eq(stats().budget_in_place, 3);
+	ck_assert_uint_eq(stats().budget_helped, 0);
+	ck_assert_uint_eq(stats().budget_waited + stats().budget_refused, 0);
+}
+END_TEST
+
 /* ---- system calls failing ---- */
 
 START_TEST(failing_futexes_lose_no_waiter)
@@ -563,6 +590,7 @@ int main(void)
 		a_work_that_is_refused_is_unchanged,
 		on_a_reaper_nobody_waits,
 		nested_callbacks_are_queued_in_the_end,
+		at_full_pressure_the_caller_frees_at_once,
 		failing_futexes_lose_no_waiter,
 	};
 	const TTest *idle[] = {
