@@ -91,10 +91,15 @@ static void doomed_done(struct td_work *work, int status)
 	struct tdi_doomed *doomed = tdi_container_of(work, struct tdi_doomed, work);
 	struct tdi_doomed_owner *owner = doomed->owner;
 	struct tdi_extent *left = tdi_doom_leftover(&doomed->doom);
-	uint64_t refused = doomed->doom.refused;
+	struct tdi_doomed_end end = {
+		.status = status,
+		.refused = doomed->doom.refused,
+		.slices = atomic_load_explicit(&work->tdi_slices, memory_order_relaxed),
+		.cpu_ns = atomic_load_explicit(&work->tdi_cpu_ns, memory_order_relaxed),
+	};
 
 	if (left) { /* abandoned, or refused for too long */
-		refused += left->length - left->unmapped;
+		end.refused += left->length - left->unmapped;
 		tdi_host_done(left, status);
 		if (status != -ECANCELED)
 			tdi_warn("%s: %#lx-%#lx could not be unmapped: %s",
@@ -107,13 +112,13 @@ static void doomed_done(struct td_work *work, int status)
 			 (unsigned long)doomed->quarantine.reserved_end);
 	}
 	if (!status)
-		status = doomed->doom.status;
+		end.status = doomed->doom.status;
 	atomic_fetch_sub_explicit(&doomed->engine->bytes_quarantined,
 				  doomed->extent.length, memory_order_relaxed);
 	tdi_doom_destroy(&doomed->doom);
 	tdi_doomed_give(doomed);
 	if (owner)
-		owner->done(owner, status, refused);
+		owner->done(owner, &end);
 }
 
 static const struct td_work_ops doomed_ops = {

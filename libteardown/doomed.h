@@ -13,10 +13,16 @@
 
 #define TDI_DOOMED_SLOTS 128u
 
+struct tdi_doomed_end {
+	int status;
+	uint64_t refused;	 /* bytes left mapped */
+	uint64_t slices, cpu_ns; /* what it took */
+};
+
 /* Who is told how it goes: both on reapers, with no lock held. */
 struct tdi_doomed_owner {
 	void (*released)(struct tdi_doomed_owner *owner, uint64_t bytes);
-	void (*done)(struct tdi_doomed_owner *owner, int status, uint64_t refused);
+	void (*done)(struct tdi_doomed_owner *owner, const struct tdi_doomed_end *end);
 };
 
 struct tdi_doomed {

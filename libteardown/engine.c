@@ -4,6 +4,7 @@
 #include "nodes.h"
 #include "retire.h"
 #include "sys.h"
+#include "thread.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -241,12 +242,22 @@ TDI_HOT static bool push(struct td_engine *engine, struct td_work *work,
 	return true;
 }
 
+/* Its callbacks run here, in the place of a reaper: they must not wait for the engine. */
+static void finish_here(struct td_engine *engine, struct td_work *work, int status)
+{
+	struct tdi_reaping here;
+
+	tdi_reaping_enter(&here, engine);
+	tdi_work_finish(engine, work, status);
+	tdi_reaping_leave(&here);
+}
+
 static void run_instead(struct td_engine *engine, struct td_work *work)
 {
 	/* The work's owner may hold the last reference, and drop it in done(). */
 	tdi_engine_get(engine);
 	if (!tdi_work_run_here(engine, work, TDI_ROLE_CALLER))
-		tdi_work_finish(engine, work, -EAGAIN);
+		finish_here(engine, work, -EAGAIN);
 	tdi_engine_put(engine);
 }
 
@@ -304,7 +315,7 @@ int tdi_engine_run_begun(struct td_engine *engine, struct td_work *work,
 		if (push(engine, work, tdi_queues_here(&engine->queues)))
 			err = -EINPROGRESS;
 		else
-			tdi_work_finish(engine, work, -EAGAIN);
+			finish_here(engine, work, -EAGAIN);
 	}
 	tdi_engine_put(engine);
 	return err;
@@ -341,7 +352,7 @@ static void abandon_leftovers(struct td_engine *engine)
 	struct td_work *work;
 
 	while ((work = tdi_queues_leftover(&engine->queues)) != NULL)
-		tdi_work_finish(engine, work, -ECANCELED);
+		finish_here(engine, work, -ECANCELED);
 }
 
 /* What both calls open with. */
@@ -353,13 +364,23 @@ static int may_end(struct td_engine *engine, enum td_exit_mode mode)
 		return err;
 	if ((unsigned)mode > TD_EXIT_ABANDON)
 		return -EINVAL;
-	return tdi_engine_is_reaper(engine) ? -EDEADLK : 0;
+	/* A shrinker may run in a thread that is to be joined. */
+	return tdi_engine_is_reaper(engine) ||
+			       atomic_load_explicit(&engine->shrinkers.holder,
+						    memory_order_relaxed) ==
+				       tdi_thread_token()
+		       ? -EDEADLK
+		       : 0;
+}
+
+static uint64_t deadline_of(enum td_exit_mode mode, int64_t timeout_ns)
+{
+	return mode == TD_EXIT_DRAIN ? UINT64_MAX : tdi_sys_deadline(timeout_ns);
 }
 
 static int stop(struct td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns)
 {
-	uint64_t deadline_ns =
-		mode == TD_EXIT_DRAIN ? UINT64_MAX : tdi_sys_deadline(timeout_ns);
+	uint64_t deadline_ns = deadline_of(mode, timeout_ns);
 	uint64_t bulk_ns = tdi_sys_deadline(BULK_NS);
 	int err = 0;
 
@@ -401,7 +422,12 @@ int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout
 	if (engine == atomic_load_explicit(&default_engine, memory_order_relaxed))
 		return -EPERM;
 	err = stop(engine, mode, timeout_ns);
+	if (err == -EALREADY) { /* but what its callers run may be under way */
+		err = 0;
+		if (mode != TD_EXIT_ABANDON)
+			err = tdi_engine_drain(engine, deadline_of(mode, timeout_ns));
+	}
 	tdi_progress_stop(engine);
 	tdi_engine_put(engine);
-	return err == -EALREADY ? 0 : err;
+	return err;
 }

@@ -219,6 +219,10 @@ int tdi_engine_start(struct td_engine *engine, unsigned reapers);
 /* See fork.c. */
 void tdi_engine_after_fork_in_child(void);
 
+/* In a thread that is to run a teardown: it will not be the first to use the allocator,
+ * which sets itself up in a thread by allocating, even when that only frees. */
+void tdi_reaper_warm_up(void);
+
 /* Returns when all of them are ready for work, or with -errno and some running. */
 int tdi_reapers_start(struct td_engine *engine, unsigned reapers);
 void tdi_reapers_stop(struct td_engine *engine);

@@ -43,19 +43,22 @@ bool tdi_engine_is_reaper(const struct td_engine *engine)
 	return tdi_reaping_depth(engine) > 0;
 }
 
+void tdi_reaper_warm_up(void)
+{
+	void *volatile first = malloc(1);
+
+	free(first);
+}
+
 static void settle_in(struct tdi_reaper *reaper)
 {
 	struct td_engine *engine = reaper->engine;
 	struct tdi_queue *queue = tdi_queues_of_reaper(&engine->queues, reaper->index);
 	bool bound = engine->queues.nr > 1 && !(engine->flags & TD_ENGINE_UNBOUND);
 	struct tdi_cpus near;
-	void *volatile first;
 	char name[16];
 
-	/* The allocator sets itself up in a thread when first used there, even by a free:
-	 * have that happen now and not in the middle of a teardown. */
-	first = malloc(1);
-	free(first);
+	tdi_reaper_warm_up();
 	snprintf(name, sizeof(name), "%s/%u", engine->name, reaper->index % 10000);
 	/*
 	 * A batch thread never preempts the one that wakes it, so a put is not held up by

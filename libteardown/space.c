@@ -159,10 +159,18 @@ static void evicted_released(struct tdi_doomed_owner *owner, uint64_t bytes)
 	atomic_fetch_add_explicit(&space->bytes_reclaimed, bytes, memory_order_relaxed);
 }
 
-static void evicted_done(struct tdi_doomed_owner *owner, int status, uint64_t refused)
+void tdi_space_range_ends(struct td_space *space, const struct tdi_doomed_end *end)
 {
-	tdi_space_part_ends(tdi_container_of(owner, struct td_space, evicted), status,
-			    refused);
+	atomic_fetch_add_explicit(&space->ranges_slices, end->slices,
+				  memory_order_relaxed);
+	atomic_fetch_add_explicit(&space->ranges_cpu_ns, end->cpu_ns,
+				  memory_order_relaxed);
+	tdi_space_part_ends(space, end->status, end->refused);
+}
+
+static void evicted_done(struct tdi_doomed_owner *owner, const struct tdi_doomed_end *end)
+{
+	tdi_space_range_ends(tdi_container_of(owner, struct td_space, evicted), end);
 }
 
 void tdi_space_doom_init(struct td_space *space, struct tdi_doom *doom)
@@ -428,7 +436,8 @@ TDI_HOT int td_space_put(td_space *space)
 #define PARTS_WAIT_NS 1000000000u
 #define PARTS_LOOK_NS 1000000u
 
-/* Ranges that left before the space are with the reapers, who may want help. */
+/* Ranges that left before are with the reapers, who may want help: with these only, since
+ * others' callbacks are not to run in one who frees his own. */
 static int finish_parts(struct td_space *space)
 {
 	uint64_t now = tdi_sys_now_ns(), until = now + PARTS_WAIT_NS;
@@ -436,7 +445,7 @@ static int finish_parts(struct td_space *space)
 	while (!tdi_events_happened(&space->events, TD_EVENT_RECLAIMED)) {
 		if (now >= until || tdi_engine_is_reaper(space->engine))
 			return -EINPROGRESS;
-		if (tdi_reaper_help(space->engine)) {
+		if (tdi_space_help_parts(space)) {
 			until = tdi_sys_now_ns() + PARTS_WAIT_NS;
 			continue;
 		}

@@ -56,6 +56,7 @@ struct td_space {
 	_Atomic(int) status;	   /* of those: the first error */
 	_Atomic(uint64_t) refused; /* bytes */
 	struct tdi_doomed_owner evicted;
+	_Atomic(uint64_t) ranges_slices, ranges_cpu_ns; /* of those that have ended */
 
 	struct td_work work;
 	/* Who runs slices of it beside those to whom it was given: space_release.c. */
@@ -88,6 +89,7 @@ static inline int tdi_space_status(struct td_space *space)
 /* Another part is to end; it has ended, with what status and how many bytes left. */
 void tdi_space_part_begins(struct td_space *space);
 void tdi_space_part_ends(struct td_space *space, int status, uint64_t refused);
+void tdi_space_range_ends(struct td_space *space, const struct tdi_doomed_end *end);
 
 /* Gives a user back. True: that was the last one, and the work is the caller's to run or
  * to hand on. */
@@ -111,6 +113,10 @@ void tdi_space_beside_open(struct td_space *space);
 void tdi_space_beside_close(struct td_space *space);
 /* While one does: waits, until one leaves or the deadline. */
 void tdi_space_beside_wait(struct td_space *space, uint64_t deadline_ns);
+
+/* Runs a slice of what is the space's and waits in a queue, but for its own work. False:
+ * nothing does that can go on. */
+bool tdi_space_help_parts(struct td_space *space);
 
 /* Is the range one that was evicted from the space? */
 bool tdi_space_evicted(const struct td_space *space,

@@ -139,6 +139,7 @@ int td_space_reap(td_space *space, unsigned flags, int64_t timeout_ns)
 		return -EINVAL;
 	if (tdi_engine_is_reaper(space->engine))
 		return -EDEADLK;
+	tdi_reaper_warm_up();
 	/* The caller's may be dropped by another thread meanwhile. */
 	(void)td_space_grab(space);
 	err = reap(space, tdi_sys_deadline(timeout_ns));

@@ -13,6 +13,7 @@
 #include "doomed.h"
 #include "space_internal.h"
 #include "sys.h"
+#include "trace.h"
 
 #include <limits.h>
 
@@ -84,6 +85,7 @@ static int run_beside(struct td_space *space, unsigned how)
 	tdi_reaping_enter(&here, space->engine);
 	here.role = TDI_ROLE_HELPER;
 	here.how = how | TDI_REAPING_BESIDE;
+	tdi_trace_help(space->engine->name, TDI_HELP_SLICE, 1);
 	result = tdi_work_slice(space->engine, &space->work, TDI_NODE_UNKNOWN, &end);
 	tdi_reaping_leave(&here);
 	leave(space);
@@ -97,6 +99,7 @@ struct sought {
 	unsigned how;	    /* enum tdi_reaping_how */
 	bool after_put_off; /* one has put itself off: try no such again */
 	bool stuck;	    /* and so has its own work */
+	uint64_t now_ns;    /* for those that are due */
 };
 
 static bool may_try(const struct sought *sought, const struct td_work *work)
@@ -140,6 +143,23 @@ static bool is_shared_part(const struct td_work *work, void *arg)
 	bool only_shared;
 
 	return is_part_of(sought->space, work, &only_shared) && only_shared;
+}
+
+/* One that has not just put itself off. */
+static bool is_due_part(const struct td_work *work, void *arg)
+{
+	const struct sought *sought = arg;
+	bool only_shared;
+
+	return is_part_of(sought->space, work, &only_shared) &&
+	       (work->tdi_pause_ns == 0 || work->tdi_due_ns <= sought->now_ns);
+}
+
+bool tdi_space_help_parts(struct td_space *space)
+{
+	struct sought sought = {.space = space, .now_ns = tdi_sys_now_ns()};
+
+	return tdi_reaper_join(space->engine, is_due_part, &sought, 0) != -ENOENT;
 }
 
 /* ---- all of it ---- */

@@ -232,13 +232,13 @@ static void region_released(struct tdi_doomed_owner *owner, uint64_t bytes)
 	region->space->evicted.released(&region->space->evicted, bytes);
 }
 
-static void region_done(struct tdi_doomed_owner *owner, int status, uint64_t refused)
+static void region_done(struct tdi_doomed_owner *owner, const struct tdi_doomed_end *end)
 {
 	struct tdi_region *region = tdi_container_of(owner, struct tdi_region, owner);
 	struct td_space *space = region->space;
 
 	hold_no_more(region);
-	tdi_space_part_ends(space, status, refused);
+	tdi_space_range_ends(space, end);
 }
 
 bool tdi_space_evicted(const struct td_space *space, const struct tdi_doomed_owner *owner)

@@ -93,9 +93,10 @@ int td_space_stats(td_space *space, struct td_space_stats *ret)
 		.bytes_pending = gone && !reclaimed ? mapped - released : 0,
 		.bytes_reclaimed = released,
 		.bytes_refused = reclaimed ? load(&space->refused) : 0,
-		.slices = atomic_load_explicit(&space->work.tdi_slices,
+		.slices = load(&space->ranges_slices) +
+			  atomic_load_explicit(&space->work.tdi_slices,
 					       memory_order_relaxed),
-		.cpu_ns = load(&space->work.tdi_cpu_ns),
+		.cpu_ns = load(&space->ranges_cpu_ns) + load(&space->work.tdi_cpu_ns),
 		.put_to_reclaimed_ns =
 			reclaimed ? space->reclaimed_ns - space->put_ns : 0,
 	};

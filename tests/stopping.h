@@ -68,13 +68,17 @@ static inline void setup_release(void)
 	sem_init(&stop.may_go, 0, 0);
 }
 
+/* In threads of their own, for which the allocator would map a heap when they first free
+ * something: perhaps where a test looks whether its memory has gone. */
 static inline void *put_sync(void *arg)
 {
+	tdi_reaper_warm_up();
 	return (void *)(intptr_t)td_space_put_sync(arg);
 }
 
 static inline void *release_it(void *arg)
 {
+	tdi_reaper_warm_up();
 	return (void *)(intptr_t)td_space_release(arg, 0);
 }
 

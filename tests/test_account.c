@@ -140,6 +140,41 @@ START_TEST(a_helper_is_charged_with_what_it_helped_with)
 }
 END_TEST
 
+/* ---- per space ---- */
+
+START_TEST(a_space_is_charged_with_what_left_it_before_too)
+{
+	td_space *space;
+	struct td_space_stats of, ranges;
+	void *addr, *early;
+
+	ck_assert_int_eq(td_engine_set_munmap_threshold(engine, 1), 0);
+	ck_assert_int_eq(td_space_create(engine, NULL, &space), 0);
+	ck_assert_int_eq(td_region_map(space, 16 * MIB, NULL, &early), 0);
+	ck_assert_int_eq(td_region_map(space, 16 * MIB, NULL, &addr), 0);
+	tdt_touch(early, 16 * MIB);
+	ck_assert_int_eq(td_region_unmap(space, early, 12 * MIB), 0);
+	ck_assert_int_eq(td_region_unmap(space, (char *)early + 12 * MIB, 4 * MIB), 0);
+	ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
+	ck_assert_uint_eq(stats().bytes_in_caller, 0); /* both were deferred */
+	ck_assert_int_eq(td_space_stats(space, &of), 0);
+	ck_assert_uint_eq(of.bytes_reclaimed, 16 * MIB);
+	ck_assert_uint_ge(of.slices, 2);
+	ck_assert_uint_le(of.slices, stats().slices); /* descriptors take some, too */
+	ck_assert_uint_gt(of.cpu_ns, 0);
+	ck_assert_uint_le(of.cpu_ns, stats().cpu_ns);
+	ranges = of;
+	ck_assert_int_eq(td_space_grab(space), 0);
+	ck_assert_int_eq(td_space_put(space), 0);
+	ck_assert_int_eq(td_engine_drain(engine, TD_FOREVER), 0);
+	ck_assert_int_eq(td_space_stats(space, &of), 0);
+	ck_assert_uint_eq(of.bytes_reclaimed, 32 * MIB);
+	ck_assert_uint_gt(of.slices, ranges.slices);
+	ck_assert_uint_gt(of.cpu_ns, ranges.cpu_ns);
+	ck_assert_int_eq(td_space_drop(space), 0);
+}
+END_TEST
+
 /* ---- once ---- */
 
 static int slice_that_puts(struct td_work *work, struct td_slice *slice)
@@ -284,6 +319,7 @@ int main(void)
 	tdt_add(tests, a_caller_is_charged_with_what_it_puts_itself, setup, teardown);
 	tdt_add(tests, a_helper_is_charged_with_what_it_helped_with, setup, teardown);
 	tdt_add(tests, an_attached_reaper_is_charged_with_its_space, setup, teardown);
+	tdt_add(tests, a_space_is_charged_with_what_left_it_before_too, setup, teardown);
 	tdt_add(tests, cpu_time_is_charged_once_where_one_work_runs_another, setup,
 		teardown);
 	tdt_add(tests, each_thread_has_counters_of_its_own, setup, teardown);

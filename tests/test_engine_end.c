@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <teardown.h>
 #include <unistd.h>
 
 /* ---- destroying ---- */
@@ -45,6 +46,21 @@ static void *abandon(void *arg)
 	return (void *)(intptr_t)td_engine_destroy(arg, TD_EXIT_ABANDON, 0);
 }
 
+static void await_stopped(void)
+{
+	struct tdi_queue *queue = engine->queues.first;
+	bool is_stopped = false;
+
+	while (!(atomic_load(&engine->gate.word) & TDI_GATE_CLOSED))
+		sched_yield();
+	while (!is_stopped) {
+		sched_yield();
+		pthread_mutex_lock(&queue->lock);
+		is_stopped = queue->stopped;
+		pthread_mutex_unlock(&queue->lock);
+	}
+}
+
 static void destroy_while_busy(void *(*destroy)(void *), int expected)
 {
 	sem_t entered, may_go;
@@ -68,18 +84,7 @@ static void destroy_while_busy(void *(*destroy)(void *), int expected)
 	ck_assert_int_eq(td_engine_submit(engine, &queued.work), 0);
 	pthread_create(&thread, NULL, destroy, engine);
 	/* the slice being run is let finish, nothing else is begun */
-	while (!(atomic_load(&engine->gate.word) & TDI_GATE_CLOSED))
-		sched_yield();
-	for (;;) {
-		bool stopped;
-
-		pthread_mutex_lock(&engine->queues.first->lock);
-		stopped = engine->queues.first->stopped;
-		pthread_mutex_unlock(&engine->queues.first->lock);
-		if (stopped)
-			break;
-		sched_yield();
-	}
+	await_stopped();
 	sem_post(&may_go);
 	pthread_join(thread, &result);
 	ck_assert_int_eq((int)(intptr_t)result, expected);
@@ -99,6 +104,98 @@ END_TEST
 START_TEST(abandoning_cancels_what_has_not_run)
 {
 	destroy_while_busy(abandon, 0);
+}
+END_TEST
+
+/* ---- callbacks of what has no reaper ---- */
+
+static int drained, stopped, destroyed_inside, waited;
+static td_space *another;
+
+static void try_to_wait(struct td_work *work, int status)
+{
+	drained = td_engine_drain(engine, 1000000);
+	stopped = td_engine_stop(engine, TD_EXIT_ABANDON, 0);
+	destroyed_inside = td_engine_destroy(engine, TD_EXIT_ABANDON, 0);
+	waited = td_space_wait(another, TD_EVENT_RECLAIMED, 1000000);
+	job_done(work, status);
+}
+
+static const struct td_work_ops waiting_ops = {.slice = job_slice, .done = try_to_wait};
+
+static void check_none_waited(void)
+{
+	ck_assert_int_eq(drained, -EDEADLK);
+	ck_assert_int_eq(stopped, -EDEADLK);
+	ck_assert_int_eq(destroyed_inside, -EDEADLK);
+	ck_assert_int_eq(waited, -EDEADLK);
+	ck_assert_int_eq(td_space_put(another), 0);
+}
+
+START_TEST(what_is_told_of_being_abandoned_cannot_wait_for_the_engine)
+{
+	sem_t entered, may_go;
+	struct job running, queued;
+	pthread_t thread;
+	void *result;
+
+	ck_assert_int_eq(td_space_create(engine, NULL, &another), 0);
+	sem_init(&entered, 0, 0);
+	sem_init(&may_go, 0, 0);
+	job_init(&running, 1);
+	running.entered = &entered;
+	running.may_go = &may_go;
+	job_init(&queued, 1);
+	queued.work.ops = &waiting_ops;
+	ck_assert_int_eq(td_engine_submit(engine, &running.work), 0);
+	sem_wait(&entered);
+	ck_assert_int_eq(td_engine_submit(engine, &queued.work), 0);
+	pthread_create(&thread, NULL, abandon, engine);
+	await_stopped();
+	sem_post(&may_go);
+	pthread_join(thread, &result);
+	ck_assert_ptr_null(result);
+	ck_assert_int_eq(queued.status, -ECANCELED);
+	check_none_waited();
+}
+END_TEST
+
+START_TEST(nor_can_what_its_submitter_gave_up)
+{
+	struct job job;
+
+	ck_assert_int_eq(td_space_create(engine, NULL, &another), 0);
+	ck_assert_int_eq(td_engine_stop(engine, TD_EXIT_DRAIN, 0), 0);
+	job_init(&job, 1);
+	job.work.ops = &waiting_ops;
+	job.laters = UINT32_MAX;
+	ck_assert_int_eq(td_engine_submit(engine, &job.work), 0);
+	ck_assert_int_eq(job.status, -EAGAIN);
+	check_none_waited();
+	teardown();
+}
+END_TEST
+
+static uint64_t end_inside(struct td_shrinker *shrinker, enum td_pressure level)
+{
+	(void)shrinker;
+	(void)level;
+	stopped = td_engine_stop(engine, TD_EXIT_ABANDON, 0);
+	destroyed_inside = td_engine_destroy(engine, TD_EXIT_ABANDON, 0);
+	return 0;
+}
+
+/* It may be called by the thread that watches the kernel's pressure, and has to end. */
+START_TEST(a_shrinker_cannot_end_its_engine)
+{
+	struct td_shrinker shrinker = {.shrink = end_inside};
+
+	ck_assert_int_eq(td_engine_add_shrinker(engine, &shrinker), 0);
+	ck_assert_int_eq(td_engine_pressure(engine, TD_PRESSURE_SOME, NULL), 0);
+	ck_assert_int_eq(stopped, -EDEADLK);
+	ck_assert_int_eq(destroyed_inside, -EDEADLK);
+	ck_assert_int_eq(td_engine_remove_shrinker(engine, &shrinker), 0);
+	teardown();
 }
 END_TEST
 
@@ -150,6 +247,29 @@ static void *destroy_it(void *arg)
 	atomic_store(&destroyed, true);
 	return NULL;
 }
+
+/* What it was given since runs in its callers, and is waited for as ever. */
+START_TEST(destroying_waits_for_what_callers_run_since_it_was_stopped)
+{
+	sem_t entered, may_go;
+	pthread_t submitter;
+	struct job job;
+
+	sem_init(&entered, 0, 0);
+	sem_init(&may_go, 0, 0);
+	job_init(&job, 1);
+	job.entered = &entered;
+	job.may_go = &may_go;
+	ck_assert_int_eq(td_engine_stop(engine, TD_EXIT_ABANDON, 0), 0);
+	pthread_create(&submitter, NULL, submit_one, &job.work);
+	sem_wait(&entered);
+	ck_assert_int_eq(td_engine_destroy(engine, TD_EXIT_DEADLINE, 1000000),
+			 -ETIMEDOUT);
+	sem_post(&may_go); /* it has the engine still */
+	pthread_join(submitter, NULL);
+	ck_assert_int_eq(job.status, 0);
+}
+END_TEST
 
 /* The work is long done and the engine on its way out while its submitter still is at the
  * futex: destroying waits at the gate. */
@@ -206,8 +326,14 @@ int main(void)
 	tdt_add(tests, destroying_with_drain_finishes_everything, setup_two, NULL);
 	tdt_add(tests, destroying_at_a_deadline_abandons_the_rest, setup, NULL);
 	tdt_add(tests, abandoning_cancels_what_has_not_run, setup, NULL);
+	tdt_add(tests, what_is_told_of_being_abandoned_cannot_wait_for_the_engine, setup,
+		NULL);
+	tdt_add(tests, nor_can_what_its_submitter_gave_up, setup, NULL);
+	tdt_add(tests, a_shrinker_cannot_end_its_engine, setup, NULL);
 	tdt_add(tests, many_engines_come_and_go_without_a_trace, NULL, NULL);
 	tdt_add(tests, destroying_waits_for_a_submitter_on_his_way_out, setup, NULL);
+	tdt_add(tests, destroying_waits_for_what_callers_run_since_it_was_stopped, setup,
+		NULL);
 	tdt_add(tests, an_endless_slice_target_does_not_wrap, NULL, NULL);
 	return tdt_run(tests);
 }

@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <teardown.h>
 
 enum { LENGTH = 8 << 20 };
@@ -77,10 +79,18 @@ static void use(td_engine *of)
 	need_eq(now.munmaps_deferred, deferred + 1);
 }
 
+static void tell_progress(const struct td_progress *now, void *arg)
+{
+	need_eq(now->bytes_done > 0, true);
+	++*(unsigned *)arg;
+}
+
 /* Through an engine of the parent's. */
 static void refuse_engine(td_engine *of)
 {
 	struct td_engine_stats now;
+	struct td_reaper_stats reaper;
+	struct td_progress progress;
 	td_space *own = NULL;
 	td_batch *objects = NULL;
 	struct job job;
@@ -95,6 +105,14 @@ static void refuse_engine(td_engine *of)
 	need_eq(td_engine_relieve(of), -ECHILD);
 	need_eq(td_engine_stats(of, &now), -ECHILD);
 	need_eq(td_engine_stats_json(of, text, sizeof(text), NULL), -ECHILD);
+	need_eq(td_engine_reaper_stats(of, 0, &reaper), -ECHILD);
+	need_eq(td_engine_reaper_stats_json(of, 0, text, sizeof(text), NULL), -ECHILD);
+	need_eq(td_engine_progress(of, &progress), -ECHILD);
+	need_eq(td_engine_on_progress(of, tell_progress, NULL, 0), -ECHILD);
+	need_eq(td_engine_set_budget(of, LENGTH, TD_BUDGET_HELP), -ECHILD);
+	need_eq(td_engine_set_slice(of, 1), -ECHILD);
+	need_eq(td_engine_set_rate(of, 1), -ECHILD);
+	need_eq(td_engine_set_fast(of, true), -ECHILD);
 	need_eq(td_engine_set_munmap_threshold(of, LENGTH), -ECHILD);
 	need_eq(td_engine_add_shrinker(of, &shrinker), -ECHILD);
 	need_eq(td_engine_remove_shrinker(of, &shrinker), -ECHILD);
@@ -143,6 +161,7 @@ static void refuse_objects(void)
 	need_eq(td_space_stats(space, &now), -ECHILD);
 	need_eq(td_space_reap(space, 0, 0), -ECHILD);
 	need_eq(td_space_reap_cancel(space), -ECHILD);
+	need_eq(td_space_release(space, 0), -ECHILD);
 	need_eq(td_lazy_enter(space), -ECHILD);
 	need_eq(td_region_map(space, LENGTH, NULL, &addr), -ECHILD);
 	need_eq(td_region_unmap(space, addr, LENGTH), -ECHILD);
@@ -244,6 +263,83 @@ START_TEST(a_restarted_engine_works_and_the_parents_objects_stay_refused)
 	ck_assert_int_eq(in_child(restart_and_use, NULL), 0);
 	ck_assert_uint_eq(shrunk, 0);
 	end_busy();
+}
+END_TEST
+
+/* ---- with what was set ---- */
+
+static unsigned told;
+
+static td_space *make_arena(void)
+{
+	td_space *own;
+	void *addr;
+
+	need_eq(td_space_create(engine, NULL, &own), 0);
+	need_eq(td_region_map(own, LENGTH, NULL, &addr), 0);
+	return own;
+}
+
+static void restart_as_set(void *arg)
+{
+	struct td_engine_stats now;
+	struct td_reaper_stats reaper;
+
+	(void)arg;
+	need_eq(td_engine_restart(engine), 0);
+	need_eq(td_engine_stats(engine, &now), 0);
+	need_eq(now.reapers_unplaced, 0);
+	need_eq(now.budget, LENGTH);
+	need_eq(now.bytes_pending_peak, 0);
+	need_eq(now.budget_waited, 0);
+	need_eq(atomic_load(&engine->budget_policy), TD_BUDGET_WAIT);
+	need_eq(td_engine_reaper_stats(engine, 0, &reaper), 0);
+	need_eq(reaper.slices, 0);
+	need_eq(sched_getscheduler((pid_t)reaper.tid), SCHED_IDLE);
+	need_eq(getpriority(PRIO_PROCESS, reaper.tid), 3);
+	/* Room for each of these: what is pending in the parent takes none. */
+	for (int i = 0; i < 3; i++)
+		need_eq(td_space_put(make_arena()), 0);
+	need_eq(td_engine_drain(engine, TD_FOREVER), 0);
+	need_eq(told > 0, true);
+	need_eq(td_engine_destroy(engine, TD_EXIT_DRAIN, 0), 0);
+}
+
+static void *put_and_wait(void *arg)
+{
+	ck_assert_int_eq(td_space_put(arg), 0);
+	return NULL;
+}
+
+/* The parent's budget is used up, and somebody sleeps for room. */
+START_TEST(a_restarted_engine_is_placed_bounded_and_watched_as_before)
+{
+	pthread_t waiter;
+
+	if (skip_without_threads())
+		return;
+	ck_assert_int_eq(
+		td_engine_create(TD_ENGINE_OPTS(.reapers = 1, .nice = 3,
+						.sched = TD_SCHED_IDLE, .budget = 1),
+				 &engine),
+		0);
+	ck_assert_int_eq(td_engine_set_budget(engine, LENGTH, TD_BUDGET_WAIT), 0);
+	ck_assert_int_eq(td_engine_on_progress(engine, tell_progress, &told, 1), 0);
+	sem_init(&entered, 0, 0);
+	sem_init(&may_go, 0, 0);
+	job_init(&pending, 1);
+	pending.entered = &entered;
+	pending.may_go = &may_go;
+	ck_assert_int_eq(td_engine_submit(engine, &pending.work), 0);
+	sem_wait(&entered);
+	pthread_create(&waiter, NULL, put_and_wait, make_arena());
+	while (atomic_load(&engine->budget.sleepers) == 0)
+		sched_yield();
+	ck_assert_int_eq(in_child(restart_as_set, NULL), 0);
+	sem_post(&may_go);
+	pthread_join(waiter, NULL);
+	teardown();
+	ck_assert_uint_gt(told, 0);
 }
 END_TEST
 
@@ -371,6 +467,8 @@ int main(void)
 
 	for (size_t i = 0; i < sizeof(busy) / sizeof(*busy); i++)
 		tdt_add(tests, busy[i], setup_busy, NULL);
+	tdt_add(tests, a_restarted_engine_is_placed_bounded_and_watched_as_before, NULL,
+		NULL);
 	tdt_add(tests, the_default_engine_is_restarted_by_no_name, NULL, NULL);
 	return tdt_run(tests);
 }

@@ -344,7 +344,10 @@ START_TEST(no_end_is_missed)
 		}
 		drain();
 		ck_assert_uint_eq(told.last.works_to_go, 0);
-		ck_assert_uint_eq(told.last.bytes_done, round * JOBS * 1000);
+		/* What came and went while it was told that nothing is left need not be
+		 * told of. */
+		ck_assert_uint_le(told.last.bytes_done, round * JOBS * 1000);
+		ck_assert_uint_gt(told.last.bytes_done, (round - 1) * JOBS * 1000);
 	}
 }
 END_TEST

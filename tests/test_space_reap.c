@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A1-A5, A7, A8, A12: td_space_reap and its cancel. What meets while a thread attaches is
- * in test_reap_race.c. */
+ * in test_reap_race.c and test_reap_late.c. */
 #include "reaping.h"
 
 #include <errno.h>
@@ -444,89 +444,6 @@ START_TEST(put_sync_of_one_user_among_others_leaves_it_asleep)
 }
 END_TEST
 
-/* ---- when the kernel says no ---- */
-
-START_TEST(what_cannot_be_unmapped_for_now_is_left_to_the_engine)
-{
-	struct attacher attacher;
-	char *addr = map(40 * MIB);
-
-	attach_thread(&attacher);
-	tdt_fail(TDI_SYS_munmap, -ENOMEM, 0, 12);
-	ck_assert_int_eq(td_space_put(space), 0);
-	ck_assert_int_eq(attacher_result(&attacher), -EINPROGRESS);
-	check_reclaimed(addr, 40 * MIB);
-}
-END_TEST
-
-START_TEST(what_is_refused_for_good_is_told_to_those_who_wait)
-{
-	struct attacher attacher;
-	char *addr = map(40 * MIB);
-	struct td_space_stats now;
-
-	attach_thread(&attacher);
-	tdt_fail(TDI_SYS_munmap, -EPERM, 0, 1);
-	ck_assert_int_eq(td_space_put(space), 0);
-	ck_assert_int_eq(attacher_result(&attacher), 0);
-	ck_assert_int_eq(td_space_wait(space, TD_EVENT_RECLAIMED, 0), -EPERM);
-	now = space_stats();
-	ck_assert_uint_gt(now.bytes_refused, 0);
-	ck_assert_uint_eq(now.bytes_refused, tdt_mapped(addr, 40 * MIB));
-}
-END_TEST
-
-/* Every call that it makes, failing at every place. */
-START_TEST(whatever_fails_everything_goes)
-{
-	static const struct {
-		enum tdi_sys_call call;
-		int err;
-	} faults[] = {
-		{TDI_SYS_futex_wait, -EINTR}, {TDI_SYS_futex_wait, -EAGAIN},
-		{TDI_SYS_madvise, -EAGAIN},   {TDI_SYS_madvise, -EINVAL},
-		{TDI_SYS_munmap, -ENOMEM},    {TDI_SYS_munmap, -EAGAIN},
-	};
-
-	for (size_t i = 0; i < sizeof(faults) / sizeof(*faults); i++) {
-		for (unsigned first = 0; first < 4; first++) {
-			struct attacher attacher;
-			char *addr = map(24 * MIB);
-
-			tdt_fail(faults[i].call, faults[i].err, first, 2);
-			attach_thread(&attacher);
-			ck_assert_int_eq(td_space_put(space), 0);
-			ck_assert_int_eq(attacher_result(&attacher), 0);
-			tdt_fail_none();
-			check_reclaimed(addr, 24 * MIB);
-			ck_assert_int_eq(td_space_drop(space), 0);
-			space = make_space("arena");
-			ck_assert_int_eq(td_space_grab(space), 0);
-		}
-	}
-	ck_assert_int_eq(td_space_put(space), 0);
-}
-END_TEST
-
-/* Without a thread of the engine it is the same. */
-START_TEST(an_engine_without_threads_needs_none)
-{
-	struct attacher attacher;
-	char *addr;
-
-	ck_assert_int_eq(td_space_put(space), 0);
-	ck_assert_int_eq(td_space_drop(space), 0);
-	tdt_fail(TDI_SYS_thread_create, -EAGAIN, 0, UINT32_MAX);
-	ck_assert_int_eq(td_space_create(NULL, NULL, &space), 0);
-	ck_assert_int_eq(td_space_grab(space), 0);
-	addr = map(8 * MIB);
-	attach_thread(&attacher);
-	ck_assert_int_eq(td_space_put(space), 0);
-	ck_assert_int_eq(attacher_result(&attacher), 0);
-	check_reclaimed(addr, 8 * MIB);
-}
-END_TEST
-
 int main(void)
 {
 	struct tdt *tests = tdt_suite("space_reap");
@@ -551,10 +468,6 @@ int main(void)
 		what_has_begun_cannot_be_canceled,
 		put_sync_does_it_itself_and_sends_it_away,
 		put_sync_of_one_user_among_others_leaves_it_asleep,
-		what_cannot_be_unmapped_for_now_is_left_to_the_engine,
-		what_is_refused_for_good_is_told_to_those_who_wait,
-		whatever_fails_everything_goes,
-		an_engine_without_threads_needs_none,
 	};
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)

@@ -210,6 +210,67 @@ START_TEST(an_attached_reaper_that_does_not_get_to_run_is_no_obstacle)
 }
 END_TEST
 
+/* ---- who frees his own, and waits for what had left before ---- */
+
+static __thread bool is_putter;
+static sem_t putter_waits;
+static pthread_t others_ran_on;
+static atomic_uint others_calls;
+
+static int tell_waits(enum tdi_sys_call call, uintptr_t addr, size_t length, int detail)
+{
+	(void)addr;
+	(void)length;
+	(void)detail;
+	if (call == TDI_SYS_futex_wait && is_putter) {
+		is_putter = false;
+		sem_post(&putter_waits);
+	}
+	return 0;
+}
+
+static void *put_sync_and_tell(void *arg)
+{
+	is_putter = true;
+	return put_sync(arg);
+}
+
+static void on_others(td_space *of, enum td_event event, int status, void *arg)
+{
+	(void)of;
+	(void)event;
+	(void)status;
+	(void)arg;
+	others_ran_on = pthread_self();
+	atomic_fetch_add(&others_calls, 1);
+}
+
+START_TEST(a_sync_put_runs_nothing_but_its_own)
+{
+	char *early = map_slow(MIB), *later = map(8 * MIB), *addr = map(4 * MIB);
+	td_space *other = make_space("other");
+	pthread_t putter;
+
+	sem_init(&putter_waits, 0, 0);
+	ck_assert_int_eq(td_region_unmap(space, early, MIB), 0);
+	sem_wait(&stop.entered); /* the only reaper, in its release */
+	ck_assert_int_eq(td_region_unmap(space, later, 8 * MIB), 0);
+	ck_assert_int_eq(td_space_on_event(other, TD_EVENT_GONE, on_others, NULL), 0);
+	ck_assert_int_eq(td_space_put(other), 0);
+	tdi_sys_set_fault(tell_waits);
+	pthread_create(&putter, NULL, put_sync_and_tell, space);
+	sem_wait(&putter_waits);
+	ck_assert_uint_eq(tdt_mapped(addr, 4 * MIB), 0);
+	ck_assert_uint_eq(stats().bytes_quarantined, MIB); /* the later is its own */
+	ck_assert_uint_eq(atomic_load(&others_calls), 0);
+	sem_post(&stop.may_go);
+	ck_assert_int_eq(result_of(putter), 0);
+	check_reclaimed(addr, 4 * MIB);
+	drain();
+	ck_assert(pthread_equal(others_ran_on, engine->reapers[0].thread));
+}
+END_TEST
+
 static int quick_release(void *arg, size_t offset, size_t length, size_t *released)
 {
 	(void)arg;
@@ -394,6 +455,7 @@ int main(void)
 		other_spaces_are_left_alone,
 		a_part_in_a_reapers_hands_is_left_to_it,
 		a_sync_put_is_helped,
+		a_sync_put_runs_nothing_but_its_own,
 		an_attached_reaper_at_work_is_helped,
 		an_attached_reaper_that_does_not_get_to_run_is_no_obstacle,
 		what_a_helper_has_in_hand_is_waited_for_asleep,

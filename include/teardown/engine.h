@@ -207,13 +207,13 @@ int td_engine_set_budget(td_engine *engine, uint64_t bytes, enum td_budget_polic
 
 /*
  * Makes an engine of the parent usable in a child, in place: new threads, nothing
- * pending, counters from zero. Its options stay, and so do the shrinkers that were added
- * to it. What the parent made with it stays the parent's: spaces and batches answer
- * -ECHILD, and nothing of it is freed; a work of the host's that the parent has submitted
- * is prepared anew by td_work_init() before it is submitted here. The engine is the
- * caller's as if he had created it. It may be one whose threads were busy, that others
- * were using or draining, or that had been stopped when the child was made; not one that
- * td_engine_destroy() had been called for.
+ * pending, counters from zero. Its options stay, as they are by now, and so do the
+ * shrinkers and the progress callback that were added to it. What the parent made with it
+ * stays the parent's: spaces and batches answer -ECHILD, and nothing of it is freed; a
+ * work of the host's that the parent has submitted is prepared anew by td_work_init()
+ * before it is submitted here. The engine is the caller's as if he had created it. It may
+ * be one whose threads were busy, that others were using or draining, or that had been
+ * stopped when the child was made; not one that td_engine_destroy() had been called for.
  *
  *   engine  NULL = the default engine; where threads cannot be started it goes on
  *           without any
@@ -264,11 +264,13 @@ int td_engine_stop(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns
  *   engine      NULL is allowed and does nothing
  *   timeout_ns  for TD_EXIT_DEADLINE only
  *
- * Returns 0; -ETIMEDOUT: the engine is gone, the rest was abandoned at the deadline;
- * and, with the engine unchanged: -EINVAL: unknown mode; -EPERM: the default engine;
- * -EDEADLK: called on one of its reapers; -ECHILD.
- * Context: blocks; not in a callback of this engine, nor inside a read-side critical
- * section (but for TD_EXIT_ABANDON).
+ * Returns 0; -ETIMEDOUT: the engine is gone, the rest was abandoned at the deadline, but
+ * for what other threads run by themselves (td_space_reap(), or after td_engine_stop()),
+ * who go on with it; and, with the engine unchanged: -EINVAL: unknown mode; -EPERM: the
+ * default engine; -EDEADLK: called on one of its reapers or by a
+ * shrinker; -ECHILD. Context: blocks; not
+ * in a callback of this engine, nor inside a read-side critical section (but for
+ * TD_EXIT_ABANDON).
  */
 int td_engine_destroy(td_engine *engine, enum td_exit_mode mode, int64_t timeout_ns);
 

@@ -102,8 +102,9 @@ int td_space_put(td_space *space);
  * Returns 0; -EINPROGRESS: the kernel refused for now to unmap a part of the empty range
  * (its limit on mappings), or a range that was unmapped before is still with the reapers
  * and cannot be waited for: they go on with it; -ECHILD. A teardown that failed for good
- * reports through td_space_wait(). Context: blocks for as long as the memory takes;
- * callbacks included.
+ * reports through td_space_wait(). It runs callbacks of this space only. Context: blocks
+ * for as long as the memory takes, and then for a second at most, for what others have in
+ * hand; callbacks included.
  */
 int td_space_put_sync(td_space *space);
 
@@ -126,10 +127,11 @@ int td_space_put_sync(td_space *space);
  * td_space_put_sync(), which frees the memory itself (row A3); -EINVAL: NULL, unknown
  * flags; -EDEADLK: called on a reaper of its engine; -ECHILD. A teardown that failed for
  * good reports through td_space_wait().
- * Context: blocks on a futex, without CPU, and then for as long as the memory takes; not
- * in a callback of its engine, nor inside a read-side critical section. For a moment,
- * before it sleeps, it is a user: if the last other one leaves then, the memory is freed
- * without sleeping (row A6), and td_space_get_not_zero() may succeed once more.
+ * Context: blocks on a futex, without CPU, and then for as long as the memory takes,
+ * which allocates nothing (it does before it sleeps: row A11); not in a callback of its
+ * engine, nor inside a read-side critical section. For a moment, before it sleeps, it is
+ * a user: if the last other one leaves then, the memory is freed without sleeping (row
+ * A6), and td_space_get_not_zero() may succeed once more.
  */
 int td_space_reap(td_space *space, unsigned flags, int64_t timeout_ns);
 

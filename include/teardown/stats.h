@@ -29,7 +29,7 @@ extern "C" {
 	X(works_submitted, "works submitted, spaces included")                           \
 	X(works_pending, "works submitted and not yet done")                             \
 	X(works_done, "works that ended, in whatever way")                               \
-	X(works_in_caller, "works that ran in the thread that submitted them")           \
+	X(works_in_caller, "works that ran in their submitter or attached reaper")       \
 	X(works_failed, "works that ended with an error, abandoned ones included")       \
 	X(bytes_pending, "bytes of cost submitted and not yet released")                 \
 	X(bytes_pending_peak, "most of them that were left to reapers at once")          \
@@ -68,7 +68,7 @@ extern "C" {
 	X(slices, "slices run")                                                          \
 	X(slices_as_reaper, "of these, as a reaper of an engine")                        \
 	X(slices_attached, "as the reaper of a space")                                   \
-	X(slices_as_helper, "of whatever was in turn, see td_engine_relieve()")          \
+	X(slices_as_helper, "lending a hand: td_engine_relieve(), td_space_release()")   \
 	X(slices_as_caller, "of what it put, unmapped or submitted itself")              \
 	X(bytes_reclaimed, "bytes released")                                             \
 	X(cpu_ns, "CPU time of these slices and of callbacks, ns")
@@ -81,8 +81,8 @@ extern "C" {
 	X(bytes_pending, "bytes put and not yet released")                               \
 	X(bytes_reclaimed, "bytes released")                                             \
 	X(bytes_refused, "bytes left mapped: the kernel would not unmap them")           \
-	X(slices, "slices run")                                                          \
-	X(cpu_ns, "CPU time of all slices, callbacks for gone included, ns")             \
+	X(slices, "slices run, once they are done also for ranges unmapped before")      \
+	X(cpu_ns, "CPU time of all these, callbacks for gone included, ns")              \
 	X(put_to_reclaimed_ns, "time from the last put to reclaimed, ns; 0 before")
 
 #define TD_BATCH_STATS(X)                                                                \
