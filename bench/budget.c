@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A loop that maps, fills and frees arenas as fast as it can, in a memory cgroup with
- * room for two of them: throughput, how long freeing one holds the loop, and whether the
- * kernel kills it. Each run is a child of its own.
+ * Loops that map, fill and free arenas as fast as they can, in a memory cgroup with room
+ * for two of each: throughput, how long freeing one holds a loop, how much waits to be
+ * freed, and whether the kernel kills it. Each run is a child of its own.
+ *
+ * One loop: filling memory costs several times as much as freeing it, so one thread that
+ * frees keeps up. Eight loops: together they fill more than one thread frees, on few CPUs
+ * since it gets a ninth of their time, on many since it has but one of them.
  */
 #include "common.h"
 
@@ -10,6 +14,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -17,14 +22,29 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-#define ARENAS 12u
-#define WARM_UP 2u
+#define LOOPS 8u
+#define SMALLER 8u /* an arena, where there are so many loops */
+#define RUN_NS UINT64_C(600000000)
 
-enum { GIB_PER_S, WORST_US, PEAK, OOM, HELPED, NR_VALUES };
+enum {
+	GIB_PER_S,
+	WORST_US,
+	PEAK,
+	OOM,
+	AT_BOUND,
+	IN_PLACE,
+	ARENAS,
+	CPU_MS,
+	WORST_CPU_US,
+	NR_VALUES
+};
 enum { MUNMAP, THREAD, HELP, BLOCK, AGAIN, NR_SUBJECTS };
 
 /* ---- the cgroup ---- */
@@ -39,7 +59,14 @@ static const struct version {
 static struct {
 	const char *name; /* "none" where there is none */
 	char dir[PATH_MAX];
+	pid_t owner;
+	volatile pid_t child; /* who is in it, 0: nobody */
 } group = {.name = "none"};
+
+static bool has_group(void)
+{
+	return strcmp(group.name, "none") != 0;
+}
 
 static int write_file(const char *dir, const char *file, const char *text)
 {
@@ -55,6 +82,39 @@ static int write_file(const char *dir, const char *file, const char *text)
 	return err;
 }
 
+/* Also in a signal handler. */
+static void group_remove(void)
+{
+	if (!has_group() || group.owner != getpid())
+		return;
+	/* Its last process has been waited for, and it may be busy for a moment. */
+	while (rmdir(group.dir) && errno == EBUSY)
+		(void)poll(NULL, 0, 1);
+	group.name = "none";
+}
+
+static void give_up(int sig)
+{
+	if (group.child > 0) {
+		kill(group.child, SIGKILL);
+		waitpid(group.child, NULL, 0);
+	}
+	group_remove();
+	raise(sig); /* with its default action, as soon as this returns */
+}
+
+static void on_signals(void (*handler)(int sig))
+{
+	struct sigaction action = {.sa_handler = handler, .sa_flags = (int)SA_RESETHAND};
+
+	sigaddset(&action.sa_mask, SIGINT);
+	sigaddset(&action.sa_mask, SIGTERM);
+	sigaddset(&action.sa_mask, SIGHUP);
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGHUP, &action, NULL);
+}
+
 static int group_try(const struct version *version, uint64_t limit)
 {
 	char text[32];
@@ -62,14 +122,17 @@ static int group_try(const struct version *version, uint64_t limit)
 
 	snprintf(group.dir, sizeof(group.dir), "%s/td-bench-%d", version->mount,
 		 (int)getpid());
-	if (mkdir(group.dir, 0755))
-		return -errno;
+	group.owner = getpid();
+	group.name = version->name; /* before it is there: a signal may come */
+	err = mkdir(group.dir, 0755) ? -errno : 0;
 	snprintf(text, sizeof(text), "%" PRIu64, limit);
-	err = write_file(group.dir, version->limit, text);
-	if (!err)
-		group.name = version->name;
-	else
-		rmdir(group.dir);
+	if (!err) {
+		err = write_file(group.dir, version->limit, text);
+		if (err)
+			rmdir(group.dir);
+	}
+	if (err)
+		group.name = "none";
 	return err;
 }
 
@@ -80,25 +143,18 @@ static void group_make(uint64_t limit)
 	for (size_t i = 0; err && i < sizeof(versions) / sizeof(versions[0]); i++)
 		err = group_try(&versions[i], limit);
 	if (err)
-		printf("# no memory cgroup can be made (%s): nothing limits the loop but "
-		       "its own budget\n",
+		printf("# no memory cgroup can be made (%s): nothing limits the loops "
+		       "but "
+		       "their own budget\n",
 		       strerror(-err));
-}
-
-static void group_remove(void)
-{
-	if (strcmp(group.name, "none") == 0)
-		return;
-	/* The last child has been waited for, and its group may be busy for a moment. */
-	while (rmdir(group.dir) && errno == EBUSY)
-		usleep(1000);
 }
 
 /* ---- the ways to free ---- */
 
 /* Shared with the parent, who reads it even when the child was killed. */
 struct result {
-	_Atomic(uint64_t) arenas, ns, worst_ns, pending, peak, helped;
+	_Atomic(uint64_t) arenas, ns, worst_ns, worst_cpu_ns, pending, peak, at_bound,
+		in_place;
 };
 
 static struct result *result;
@@ -111,35 +167,59 @@ static void raise_to(_Atomic(uint64_t) *highest, uint64_t value)
 		;
 }
 
+/* The bare thread: one that frees what it is handed, however much that is. */
 struct handed {
+	struct handed *next;
 	void *start;
 	size_t size;
 };
 
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct handed *first, **last;
+} bare = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, &bare.first};
+
 static void *free_handed(void *arg)
 {
-	struct handed *handed = arg;
+	(void)arg;
+	for (;;) {
+		struct handed *handed;
 
-	bench_munmap(handed->start, handed->size);
-	atomic_fetch_sub(&result->pending, handed->size);
-	free(handed);
+		pthread_mutex_lock(&bare.lock);
+		while (!bare.first)
+			pthread_cond_wait(&bare.changed, &bare.lock);
+		handed = bare.first;
+		bare.first = handed->next;
+		if (!bare.first)
+			bare.last = &bare.first;
+		pthread_mutex_unlock(&bare.lock);
+		bench_munmap(handed->start, handed->size);
+		atomic_fetch_sub(&result->pending, handed->size);
+		free(handed);
+	}
 	return NULL;
 }
 
-static void free_by_thread(void *start, size_t size)
+static void bare_start(void)
 {
-	struct handed *handed = malloc(sizeof(*handed));
-	pthread_attr_t detached;
 	pthread_t thread;
 
+	bench_must(-pthread_create(&thread, NULL, free_handed, NULL), "pthread_create");
+}
+
+static void hand_over(void *start, size_t size)
+{
+	struct handed *handed = malloc(sizeof(*handed));
+
 	bench_must(handed ? 0 : -ENOMEM, "malloc");
-	*handed = (struct handed){start, size};
+	*handed = (struct handed){NULL, start, size};
 	raise_to(&result->peak, atomic_fetch_add(&result->pending, size) + size);
-	pthread_attr_init(&detached);
-	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-	bench_must(-pthread_create(&thread, &detached, free_handed, handed),
-		   "pthread_create");
-	pthread_attr_destroy(&detached);
+	pthread_mutex_lock(&bare.lock);
+	*bare.last = handed;
+	bare.last = &handed->next;
+	pthread_cond_signal(&bare.changed);
+	pthread_mutex_unlock(&bare.lock);
 }
 
 static void free_arena(td_engine *engine, unsigned id, void *start, size_t size)
@@ -149,7 +229,7 @@ static void free_arena(td_engine *engine, unsigned id, void *start, size_t size)
 	if (id == MUNMAP) {
 		bench_munmap(start, size);
 	} else if (id == THREAD) {
-		free_by_thread(start, size);
+		hand_over(start, size);
 	} else {
 		err = td_engine_munmap(engine, start, size, 0);
 		if (err == -EAGAIN)
@@ -159,74 +239,126 @@ static void free_arena(td_engine *engine, unsigned id, void *start, size_t size)
 	}
 }
 
-static void finish(td_engine *engine)
+/* ---- a run ---- */
+
+struct run {
+	unsigned id, loops;
+	size_t size;
+	uint64_t began;
+	td_engine *engine;
+};
+
+static uint64_t thread_cpu_ns(void)
+{
+	struct timespec used;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+	return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
+static void *loop(void *arg)
+{
+	const struct run *run = arg;
+
+	while (bench_now_ns() < run->began + RUN_NS) {
+		void *start = bench_map_plain(run->size);
+		uint64_t freed = bench_now_ns(), cpu = thread_cpu_ns();
+
+		free_arena(run->engine, run->id, start, run->size);
+		raise_to(&result->worst_ns, bench_now_ns() - freed);
+		raise_to(&result->worst_cpu_ns, thread_cpu_ns() - cpu);
+		atomic_fetch_add(&result->arenas, 1);
+		raise_to(&result->ns, bench_now_ns() - run->began);
+	}
+	return NULL;
+}
+
+/* Until all has been freed: that belongs to it. */
+static void finish(struct run *run)
 {
 	struct td_engine_stats stats;
 
 	while (atomic_load(&result->pending) > 0)
-		usleep(1000);
-	bench_drain(engine);
-	bench_must(td_engine_stats(engine, &stats), "td_engine_stats");
+		usleep(100);
+	bench_drain(run->engine);
+	raise_to(&result->ns, bench_now_ns() - run->began);
+	bench_must(td_engine_stats(run->engine, &stats), "td_engine_stats");
 	raise_to(&result->peak, stats.bytes_pending_peak);
-	atomic_store(&result->helped,
+	atomic_store(&result->at_bound,
 		     stats.budget_helped + stats.budget_waited + stats.budget_refused);
+	atomic_store(&result->in_place, stats.budget_in_place);
+	bench_engine_done(run->engine);
 }
 
-static void loop(unsigned id, size_t size)
+static void run_loops(struct run *run)
 {
 	static const enum td_budget_policy policies[NR_SUBJECTS] = {
 		[BLOCK] = TD_BUDGET_WAIT, [AGAIN] = TD_BUDGET_AGAIN};
-	uint64_t began = bench_now_ns(), freed;
-	td_engine *engine;
+	pthread_t threads[LOOPS];
 
 	/* What it may leave pending is half of the cgroup's limit, by default. */
-	bench_must(
-		td_engine_create(
-			TD_ENGINE_OPTS(.reapers = 1, .name = "bench",
-				       .budget_policy = policies[id],
-				       .budget = strcmp(group.name, "none") ? 0 : size),
-			&engine),
-		"td_engine_create");
-	for (unsigned i = 0; i < WARM_UP + ARENAS; i++) {
-		void *start;
+	bench_must(td_engine_create(
+			   TD_ENGINE_OPTS(.reapers = 1, .name = "bench",
+					  .munmap_threshold = run->size,
+					  .budget_policy = policies[run->id],
+					  .budget = has_group() ? 0
+								: run->loops * run->size),
+			   &run->engine),
+		   "td_engine_create");
+	bare_start();
+	run->began = bench_now_ns();
+	for (unsigned i = 0; i < run->loops; i++)
+		bench_must(-pthread_create(&threads[i], NULL, loop, run),
+			   "pthread_create");
+	for (unsigned i = 0; i < run->loops; i++)
+		pthread_join(threads[i], NULL);
+	finish(run);
+}
 
-		if (i == WARM_UP) {
-			finish(engine);
-			began = bench_now_ns();
-		}
-		start = bench_map_plain(size);
-		freed = bench_now_ns();
-		free_arena(engine, id, start, size);
-		if (i < WARM_UP)
-			continue;
-		raise_to(&result->worst_ns, bench_now_ns() - freed);
-		atomic_fetch_add(&result->arenas, 1);
-		atomic_store(&result->ns, bench_now_ns() - began);
+static unsigned nr_loops;
+
+static pid_t start_child(struct run *run)
+{
+	sigset_t signals, before;
+	pid_t pid;
+
+	bench_must(fflush(stdout) ? -errno : 0, "stdout");
+	sigfillset(&signals);
+	sigprocmask(SIG_BLOCK, &signals, &before);
+	pid = fork();
+	group.child = pid > 0 ? pid : 0;
+	if (pid == 0) {
+		on_signals(SIG_DFL);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 	}
-	finish(engine);
-	atomic_store(&result->ns, bench_now_ns() - began);
-	bench_engine_done(engine);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	bench_must(pid < 0 ? -errno : 0, "fork");
+	if (pid > 0)
+		return pid;
+	if (has_group())
+		bench_must(write_file(group.dir, "cgroup.procs", "0"),
+			   "joining the cgroup");
+	run_loops(run);
+	_exit(EXIT_SUCCESS);
+}
+
+static double cpu_ms(const struct rusage *used)
+{
+	return (double)(used->ru_utime.tv_sec + used->ru_stime.tv_sec) * 1e3 +
+	       (double)(used->ru_utime.tv_usec + used->ru_stime.tv_usec) / 1e3;
 }
 
 static void sample(const struct bench_subject *self, size_t size, double *values)
 {
-	unsigned id = *(const unsigned *)self->arg;
+	struct run run = {
+		.id = *(const unsigned *)self->arg, .loops = nr_loops, .size = size};
+	struct rusage used;
 	uint64_t ns;
 	int status;
-	pid_t pid;
 
 	memset(result, 0, sizeof(*result));
-	bench_must(fflush(stdout) ? -errno : 0, "stdout");
-	pid = fork();
-	bench_must(pid < 0 ? -errno : 0, "fork");
-	if (pid == 0) {
-		if (strcmp(group.name, "none") != 0)
-			bench_must(write_file(group.dir, "cgroup.procs", "0"),
-				   "joining the cgroup");
-		loop(id, size);
-		_exit(EXIT_SUCCESS);
-	}
-	bench_must(waitpid(pid, &status, 0) < 0 ? -errno : 0, "waitpid");
+	bench_must(wait4(start_child(&run), &status, 0, &used) < 0 ? -errno : 0, "wait4");
+	group.child = 0;
 	if (WIFEXITED(status) && WEXITSTATUS(status) != EXIT_SUCCESS)
 		exit(EXIT_FAILURE); /* it has said why */
 	ns = atomic_load(&result->ns);
@@ -235,25 +367,43 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 				    : (double)(atomic_load(&result->arenas) * size) /
 					      (double)BENCH_GIB * 1e9 / (double)ns;
 	values[WORST_US] = (double)atomic_load(&result->worst_ns) / 1e3;
+	values[WORST_CPU_US] = (double)atomic_load(&result->worst_cpu_ns) / 1e3;
 	values[PEAK] = (double)atomic_load(&result->peak);
-	values[HELPED] = (double)atomic_load(&result->helped);
+	values[AT_BOUND] = (double)atomic_load(&result->at_bound);
+	values[IN_PLACE] = (double)atomic_load(&result->in_place);
+	values[ARENAS] = (double)atomic_load(&result->arenas);
+	if (values[ARENAS] > 0)
+		values[CPU_MS] =
+			cpu_ms(&used) / values[ARENAS] * (double)BENCH_GIB / (double)size;
+}
+
+static double sum(const struct bench_subject *subject, unsigned value)
+{
+	double sum = 0;
+
+	for (unsigned i = 0; i < subject->series[value].n; i++)
+		sum += subject->series[value].values[i];
+	return sum;
 }
 
 static void print_subject(const struct bench_subject *subject, size_t size)
 {
 	bench_print_line("budget", subject->name, "anon4k", size);
+	printf(" loops=%u", nr_loops);
 	bench_print_range("gib_per_s", subject, GIB_PER_S);
-	printf(" worst_hold_us=%.0f worst_hold_us_median=%.0f peak_pending=%.0f "
-	       "at_bound=%.0f oom=%d cgroup=%s repeat=%u\n",
+	printf(" cpu_ms_per_gib=%.0f worst_hold_us=%.0f worst_hold_us_median=%.0f "
+	       "worst_hold_cpu_us=%.0f peak_pending=%.0f arenas=%.0f at_bound=%.0f "
+	       "in_place=%.0f oom=%.0f cgroup=%s repeat=%u\n",
+	       bench_median(subject, CPU_MS),
 	       bench_summarize(&subject->series[WORST_US]).max,
 	       bench_median(subject, WORST_US),
-	       bench_summarize(&subject->series[PEAK]).max,
-	       bench_summarize(&subject->series[HELPED]).max,
-	       bench_summarize(&subject->series[OOM]).max > 0, group.name,
-	       subject->series[OOM].n);
+	       bench_summarize(&subject->series[WORST_CPU_US]).max,
+	       bench_summarize(&subject->series[PEAK]).max, sum(subject, ARENAS),
+	       sum(subject, AT_BOUND), sum(subject, IN_PLACE), sum(subject, OOM),
+	       group.name, subject->series[OOM].n);
 }
 
-static void run(const struct bench_opts *opts)
+static void run_with(unsigned loops, size_t size, const struct bench_opts *opts)
 {
 	static const unsigned ids[NR_SUBJECTS] = {MUNMAP, THREAD, HELP, BLOCK, AGAIN};
 	static struct bench_subject subjects[NR_SUBJECTS] = {
@@ -263,41 +413,58 @@ static void run(const struct bench_opts *opts)
 		[BLOCK] = {.name = "block", .sample = sample},
 		[AGAIN] = {.name = "again", .sample = sample},
 	};
-	size_t size = opts->size ? opts->size : (size_t)512 << 20;
+	size_t filled = loops * size;
 
-	if (!bench_fits("budget", 3 * size, opts))
+	if (!bench_fits("budget", 2 * filled + filled / 2, opts))
 		return;
-	puts("# arenas mapped, filled and freed in a loop; room for two, and a little "
-	     "for "
-	     "page tables\n"
-	     "# thread: a new thread for each munmap, as many as there are; again: "
-	     "munmap "
-	     "where the library says -EAGAIN\n"
-	     "# worst_hold_us: the longest that freeing held the loop; at_bound: calls "
-	     "in "
-	     "a run that found no room");
+	nr_loops = loops;
+	for (unsigned i = 0; i < NR_SUBJECTS; i++)
+		subjects[i].arg = &ids[i];
+	group_make(2 * filled + filled / 32 + ((size_t)8 << 20));
+	bench_rounds(subjects, NR_SUBJECTS, size, opts->repeat);
+	for (unsigned i = 0; i < NR_SUBJECTS; i++)
+		print_subject(&subjects[i], size);
+	printf("summary bench=budget size=%zu loops=%u help_over_munmap=%.2f "
+	       "help_cpu_over_munmap_cpu=%.2f munmap_hold_over_help_hold=%.1f\n",
+	       size, loops,
+	       bench_median(&subjects[HELP], GIB_PER_S) /
+		       bench_median(&subjects[MUNMAP], GIB_PER_S),
+	       bench_median(&subjects[HELP], CPU_MS) /
+		       bench_median(&subjects[MUNMAP], CPU_MS),
+	       bench_summarize(&subjects[MUNMAP].series[WORST_US]).max /
+		       bench_summarize(&subjects[HELP].series[WORST_US]).max);
+	group_remove();
+}
+
+static void run(const struct bench_opts *opts)
+{
+	size_t size = opts->size ? opts->size : (size_t)128 << 20;
+	size_t smaller = size / SMALLER / ((size_t)2 << 20) * ((size_t)2 << 20);
+
+	puts("# arenas mapped, filled and freed in loops; room for two of each loop, and "
+	     "a little for page tables\n"
+	     "# thread: a thread munmaps what it is handed, however much that is; again: "
+	     "munmap where the library says -EAGAIN\n"
+	     "# cpu_ms_per_gib: of all threads, for filling and freeing\n"
+	     "# worst_hold_us: the longest that freeing held a loop; worst_hold_cpu_us: "
+	     "the same without waiting\n"
+	     "# for a CPU or a lock; at_bound, in_place: of so many arenas those that "
+	     "found "
+	     "no room, and that were\n"
+	     "# then freed by the loop itself; oom: runs that were killed");
 	result = mmap(NULL, sizeof(*result), PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	bench_must(result == MAP_FAILED ? -errno : 0, "mmap");
-	for (unsigned i = 0; i < NR_SUBJECTS; i++)
-		subjects[i].arg = &ids[i];
-	group_make(2 * size + size / 32 + ((size_t)16 << 20));
-	bench_rounds(subjects, NR_SUBJECTS, size, opts->repeat);
-	group_remove();
-	for (unsigned i = 0; i < NR_SUBJECTS; i++)
-		print_subject(&subjects[i], size);
-	printf("summary bench=budget size=%zu help_over_munmap=%.2f "
-	       "munmap_hold_over_help_hold=%.1f\n",
-	       size,
-	       bench_median(&subjects[HELP], GIB_PER_S) /
-		       bench_median(&subjects[MUNMAP], GIB_PER_S),
-	       bench_summarize(&subjects[MUNMAP].series[WORST_US]).max /
-		       bench_summarize(&subjects[HELP].series[WORST_US]).max);
+	bench_must(atexit(group_remove) ? -ENOMEM : 0, "atexit");
+	on_signals(give_up);
+	run_with(1, size, opts);
+	run_with(LOOPS, smaller > 0 ? smaller : size, opts);
+	on_signals(SIG_DFL);
 	bench_munmap(result, sizeof(*result));
 }
 
 const struct bench_scenario bench_budget = {
 	.name = "budget",
-	.what = "arenas freed in a loop with memory for two of them (512 MiB)",
+	.what = "arenas freed in a loop with memory for two of them (128 MiB)",
 	.run = run,
 };

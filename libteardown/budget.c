@@ -21,7 +21,9 @@
 void tdi_budget_reset(struct tdi_budget *budget, uint64_t limit)
 {
 	*budget = (struct tdi_budget){
+		.help_look_ns = HELP_LOOK_NS,
 		.help_patience_ns = HELP_PATIENCE_NS,
+		.wait_look_ns = WAIT_LOOK_NS,
 		.wait_patience_ns = WAIT_PATIENCE_NS,
 	};
 	atomic_init(&budget->limit, limit);
@@ -50,6 +52,16 @@ static uint64_t most_pending(uint64_t limit, uint64_t bytes, uint64_t ahead)
 	return limit - bytes - ahead;
 }
 
+static void note_peak(struct tdi_budget *budget, uint64_t pending)
+{
+	uint64_t peak = atomic_load_explicit(&budget->peak, memory_order_relaxed);
+
+	while (pending > peak && !atomic_compare_exchange_weak_explicit(
+					 &budget->peak, &peak, pending,
+					 memory_order_relaxed, memory_order_relaxed))
+		;
+}
+
 TDI_HOT static bool take(struct td_engine *engine, uint64_t bytes, uint64_t ahead)
 {
 	struct tdi_budget *budget = &engine->budget;
@@ -57,7 +69,7 @@ TDI_HOT static bool take(struct td_engine *engine, uint64_t bytes, uint64_t ahea
 	 * sleep_for_room. */
 	uint64_t limit = atomic_load_explicit(&budget->limit, memory_order_seq_cst);
 	uint64_t most = most_pending(limit, bytes, ahead);
-	uint64_t peak, now;
+	uint64_t now;
 	uint64_t pending =
 		atomic_load_explicit(&engine->bytes_pending, memory_order_seq_cst);
 
@@ -70,11 +82,7 @@ TDI_HOT static bool take(struct td_engine *engine, uint64_t bytes, uint64_t ahea
 	} while (!atomic_compare_exchange_weak_explicit(&engine->bytes_pending, &pending,
 							now, memory_order_seq_cst,
 							memory_order_seq_cst));
-	peak = atomic_load_explicit(&budget->peak, memory_order_relaxed);
-	while (now > peak && !atomic_compare_exchange_weak_explicit(
-				     &budget->peak, &peak, now, memory_order_relaxed,
-				     memory_order_relaxed))
-		;
+	note_peak(budget, now);
 	return true;
 }
 
@@ -137,7 +145,7 @@ static uint64_t ahead_of(const struct caller *caller)
 {
 	if (caller->first)
 		return 0;
-	return atomic_load_explicit(&caller->engine->budget.first, memory_order_relaxed);
+	return atomic_load_explicit(&caller->engine->budget.first, memory_order_seq_cst);
 }
 
 static bool has_room(struct caller *caller)
@@ -145,10 +153,12 @@ static bool has_room(struct caller *caller)
 	struct tdi_budget *budget = &caller->engine->budget;
 	uint64_t nobody = 0;
 
+	/* seq_cst, also when it fails: pairs with the store in admit, see
+	 * sleep_for_room. */
 	if (!caller->first)
 		caller->first = atomic_compare_exchange_strong_explicit(
-			&budget->first, &nobody, caller->bytes, memory_order_relaxed,
-			memory_order_relaxed);
+			&budget->first, &nobody, caller->bytes, memory_order_seq_cst,
+			memory_order_seq_cst);
 	return take(caller->engine, caller->bytes, ahead_of(caller));
 }
 
@@ -158,16 +168,19 @@ static bool has_room(struct caller *caller)
  *
  * No wake is lost. Either tdi_budget_give has seen what is said here; then the word
  * changes after it was read here, and nobody sleeps on it. Or it has not: then it looked
- * before that was said, so its subtraction came before, and has_room sees it.
+ * before that was said, so its subtraction came before, and has_room sees it. The same
+ * for who was first in line, and for a new limit. Also where another sleeper has said it
+ * already: that is read by seq_cst, too, and so comes after he did.
  */
-static bool sleep_for_room(struct caller *caller, uint64_t deadline_ns)
+static bool sleep_for_room(struct caller *caller, uint64_t look_ns)
 {
 	struct tdi_budget *budget = &caller->engine->budget;
 	uint32_t word = atomic_load_explicit(&budget->word, memory_order_acquire);
 	uint64_t limit = atomic_load_explicit(&budget->limit, memory_order_seq_cst);
 	uint64_t most = most_pending(limit, caller->bytes, ahead_of(caller));
 	uint64_t want = most == UINT64_MAX ? 1 : most + 1;
-	uint64_t said = atomic_load_explicit(&budget->wake_below, memory_order_relaxed);
+	uint64_t said = atomic_load_explicit(&budget->wake_below, memory_order_seq_cst);
+	uint64_t now = tdi_sys_now_ns();
 	bool room;
 
 	while (said < want && !atomic_compare_exchange_weak_explicit(
@@ -178,7 +191,8 @@ static bool sleep_for_room(struct caller *caller, uint64_t deadline_ns)
 	if (room)
 		return true;
 	atomic_fetch_add_explicit(&budget->sleepers, 1, memory_order_relaxed);
-	(void)tdi_sys_futex_wait(&budget->word, word, deadline_ns);
+	(void)tdi_sys_futex_wait(&budget->word, word,
+				 look_ns > UINT64_MAX - now ? UINT64_MAX : now + look_ns);
 	atomic_fetch_sub_explicit(&budget->sleepers, 1, memory_order_relaxed);
 	return false;
 }
@@ -212,7 +226,7 @@ static bool goes_on(struct caller *caller)
 /* One sleep at most. True: room is taken. */
 static bool wait_a_while(struct caller *caller)
 {
-	uint64_t now = tdi_sys_now_ns(), until = now + WAIT_LOOK_NS;
+	uint64_t now = tdi_sys_now_ns();
 
 	caller->waited = true;
 	if (goes_on(caller))
@@ -223,7 +237,7 @@ static bool wait_a_while(struct caller *caller)
 		caller->moved_ns = now;
 		return false;
 	}
-	return sleep_for_room(caller, until);
+	return sleep_for_room(caller, caller->engine->budget.wait_look_ns);
 }
 
 /* One slice at most, or a short sleep. 0: room is taken, -EAGAIN: not yet. */
@@ -240,7 +254,7 @@ static int help_a_while(struct caller *caller)
 	now = tdi_sys_now_ns();
 	if (is_stuck(engine) || now - caller->moved_ns >= engine->budget.help_patience_ns)
 		return TDI_IN_PLACE;
-	return sleep_for_room(caller, now + HELP_LOOK_NS) ? 0 : -EAGAIN;
+	return sleep_for_room(caller, engine->budget.help_look_ns) ? 0 : -EAGAIN;
 }
 
 static int get_room(struct caller *caller)
@@ -289,7 +303,10 @@ static int admit_nested(struct td_engine *engine, uint64_t bytes)
 {
 	if (tdi_reaping_depth(engine) < NESTED_MAX)
 		return TDI_IN_PLACE;
-	atomic_fetch_add_explicit(&engine->bytes_pending, bytes, memory_order_relaxed);
+	note_peak(&engine->budget,
+		  atomic_fetch_add_explicit(&engine->bytes_pending, bytes,
+					    memory_order_relaxed) +
+			  bytes);
 	return 0;
 }
 
@@ -302,7 +319,9 @@ TDI_HOT int tdi_budget_admit(struct td_engine *engine, uint64_t bytes, bool may_
 		return 0;
 	if (tdi_engine_is_reaper(engine)) {
 		err = admit_nested(engine, bytes);
-	} else if (engine->nr_reapers == 0) {
+	} else if (engine->nr_reapers == 0 ||
+		   tdi_engine_pressure_now(engine) == TD_PRESSURE_FULL) {
+		/* Nor does anybody wait for others where all free their own. */
 		err = TDI_IN_PLACE;
 	} else if (may_refuse && policy_of(engine) == TD_BUDGET_AGAIN) {
 		count(&budget->refused, true);

@@ -11,9 +11,9 @@
  *       not come on, or where there is nobody to do it, he frees his own by himself. What
  *       callers free takes no room.
  *   R3  A sleeper is woken when he may have room: he says below what he wants to be
- * woken, then looks again; who releases subtracts, then looks at what was said. R4  Of
- * those who have no room one is first: others leave him what he wants, so that a large
- * extent is not passed by small ones for ever.
+ *       woken, then looks again; who releases subtracts, then looks at what was said.
+ *   R4  Of those who have no room one is first: others leave him what he wants, so that a
+ *       large extent is not passed by small ones for ever.
  */
 #ifndef TDI_BUDGET_H
 #define TDI_BUDGET_H
@@ -35,9 +35,10 @@ struct tdi_budget {
 	_Atomic(uint64_t) peak;	    /* the most that was pending */
 	/* Calls that found no room, relaxed: they order nothing. */
 	_Atomic(uint64_t) helped, waited, refused, in_place;
-	/* How long nothing may move before the caller does something else, ns. Constant:
-	 * tests set them before there is anybody to wait. */
-	uint64_t help_patience_ns, wait_patience_ns;
+	/* How long one sleeps before he looks by himself, and how long nothing may move
+	 * before the caller does something else, ns. Constant: tests set them before
+	 * there is anybody to wait. */
+	uint64_t help_look_ns, help_patience_ns, wait_look_ns, wait_patience_ns;
 };
 
 /* bytes: 0 = the default. Nobody uses the engine yet. */

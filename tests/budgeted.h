@@ -18,10 +18,12 @@ static inline void set_budget(uint64_t bytes, enum td_budget_policy policy)
 	ck_assert_int_eq(td_engine_set_budget(engine, bytes, policy), 0);
 }
 
-/* Nobody gets impatient, unless a test wants to see that. */
+/* Nobody gets impatient, unless a test wants to see that; and who waits does not look by
+ * himself: a wake that is lost is seen. */
 static inline void setup_budget(void)
 {
 	setup_eager();
+	engine->budget.wait_look_ns = UINT64_MAX;
 	engine->budget.help_patience_ns = UINT64_MAX;
 	engine->budget.wait_patience_ns = UINT64_MAX;
 	set_budget(LIMIT, TD_BUDGET_HELP);

@@ -5,6 +5,7 @@
 #include "memlimit.h"
 
 #include <sys/wait.h>
+#include <teardown/pressure.h>
 
 /* ---- setting it ---- */
 
@@ -230,6 +231,7 @@ START_TEST(when_nothing_moves_the_caller_frees_his_own)
 
 		engine->budget.help_patience_ns = 1000;
 		engine->budget.wait_patience_ns = 1000;
+		engine->budget.wait_look_ns = 1000;
 		set_budget(LIMIT, (enum td_budget_policy)policy);
 		sem_init(&entered, 0, 0);
 		sem_init(&may_go, 0, 0);
@@ -257,6 +259,8 @@ START_TEST(when_all_is_stuck_the_caller_frees_his_own)
 	for (int policy = TD_BUDGET_HELP; policy <= TD_BUDGET_WAIT; policy++) {
 		struct job stuck, own;
 
+		/* The work before this may not have been counted out yet. */
+		engine->budget.wait_look_ns = 1000000;
 		set_budget(LIMIT, (enum td_budget_policy)policy);
 		job_init(&stuck, 1);
 		stuck.work.cost = LIMIT;
@@ -304,9 +308,11 @@ START_TEST(all_waiters_get_their_room)
 
 	fill_budget(jobs, 1);
 	set_budget(LIMIT, TD_BUDGET_WAIT);
-	for (unsigned i = 0; i < 8; i++)
+	/* The first in line is a large one: else a small one would still find room. */
+	for (unsigned i = 0; i < 8; i++) {
 		other_submits(&others[i], i % 2 ? 300 : 2 * LIMIT);
-	await_sleepers(8);
+		await_sleepers(i + 1);
+	}
 	let_go(&holder);
 	for (int i = 0; i < 8; i++)
 		other_joined(&others[i]);
@@ -421,6 +427,7 @@ static void chain_done(struct td_work *work, int status)
 	struct chain *chain = tdi_container_of(work, struct chain, work);
 
 	(void)status;
+	chain->work.cost = 30;
 	if (chain->left-- > 0)
 		chain->err |= td_engine_submit(engine, &chain->work);
 	else
@@ -487,6 +494,8 @@ START_TEST(nested_callbacks_are_queued_in_the_end)
 	ck_assert_int_eq(chain.err, 0);
 	ck_assert_uint_gt(chain.deepest, 2);
 	ck_assert_uint_le(chain.deepest, 8);
+	/* which passes the bound, and is told */
+	ck_assert_uint_eq(stats().bytes_pending_peak, LIMIT + 20);
 	hold_reaper(&holder);
 }
 END_TEST
@@ -511,6 +520,32 @@ START_TEST(without_reapers_the_caller_frees_at_once)
 		ck_assert(ran_here(&large));
 		tdi_budget_give(threadless, LIMIT);
 	}
+}
+END_TEST
+
+/* All free their own then: one does not wait for what others have in hand, nor is he told
+ * to come again. */
+START_TEST(at_full_pressure_the_caller_frees_at_once)
+{
+	for (int policy = TD_BUDGET_HELP; policy <= TD_BUDGET_AGAIN; policy++) {
+		struct job jobs[2], own;
+
+		fill_budget(jobs, 1);
+		set_budget(LIMIT, (enum td_budget_policy)policy);
+		ck_assert_int_eq(td_engine_pressure(engine, TD_PRESSURE_FULL, NULL), 0);
+		job_init(&own, 1);
+		submit(&own);
+		ck_assert(is_done(&own));
+		ck_assert(ran_here(&own));
+		ck_assert_uint_eq(jobs[0].slices, 0);
+		ck_assert_int_eq(td_engine_pressure(engine, TD_PRESSURE_NONE, NULL), 0);
+		let_go(&holder);
+		drain();
+		hold_reaper(&holder);
+	}
+	ck_assert_uint_eq(stats().budget_in_place, 3);
+	ck_assert_uint_eq(stats().budget_helped, 0);
+	ck_assert_uint_eq(stats().budget_waited + stats().budget_refused, 0);
 }
 END_TEST
 
@@ -555,6 +590,7 @@ int main(void)
 		a_work_that_is_refused_is_unchanged,
 		on_a_reaper_nobody_waits,
 		nested_callbacks_are_queued_in_the_end,
+		at_full_pressure_the_caller_frees_at_once,
 		failing_futexes_lose_no_waiter,
 	};
 	const TTest *idle[] = {
