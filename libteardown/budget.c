@@ -320,6 +320,7 @@ TDI_HOT int tdi_budget_admit(struct td_engine *engine, uint64_t bytes, bool may_
 	if (tdi_engine_is_reaper(engine)) {
 		err = admit_nested(engine, bytes);
 	} else if (engine->nr_reapers == 0 ||
+		   atomic_load_explicit(&engine->stopped, memory_order_relaxed) ||
 		   tdi_engine_pressure_now(engine) == TD_PRESSURE_FULL) {
 		/* Nor does anybody wait for others where all free their own. */
 		err = TDI_IN_PLACE;

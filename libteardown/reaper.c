@@ -89,7 +89,8 @@ static int run_slice(struct td_engine *engine, struct td_work *work,
 		     struct tdi_queue *queue)
 {
 	struct tdi_queue *from = tdi_queue_of(work);
-	int node = queue ? node_to_tell(engine, work, queue) : TDI_NODE_UNKNOWN;
+	int node = node_to_tell(engine, work,
+				queue ? queue : tdi_queues_here(&engine->queues));
 	struct tdi_slice_end end;
 	int result = tdi_work_slice(engine, work, node, &end);
 
