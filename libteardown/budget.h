@@ -2,17 +2,17 @@
 /*
  * Floor 3: the bound on what waits to be released. (row A11)
  *
- *   R1  Whoever leaves memory to the reapers first takes room for it, by one compare-
+ *   Q1  Whoever leaves memory to the reapers first takes room for it, by one compare-
  *       exchange on the engine's bytes_pending: there is room while the sum stays within
  *       the limit, or when nothing is pending. So it is never passed by more than the
  *       one extent that is larger than all of it, with any number of threads.
- *   R2  Without room a caller helps, sleeps or is refused, as the policy says. Nobody
+ *   Q2  Without room a caller helps, sleeps or is refused, as the policy says. Nobody
  *       depends on what he waits for: where it is stuck, in the hands of threads that do
  *       not come on, or where there is nobody to do it, he frees his own by himself. What
  *       callers free takes no room.
- *   R3  A sleeper is woken when he may have room: he says below what he wants to be
+ *   Q3  A sleeper is woken when he may have room: he says below what he wants to be
  *       woken, then looks again; who releases subtracts, then looks at what was said.
- *   R4  Of those who have no room one is first: others leave him what he wants, so that a
+ *   Q4  Of those who have no room one is first: others leave him what he wants, so that a
  *       large extent is not passed by small ones for ever.
  */
 #ifndef TDI_BUDGET_H

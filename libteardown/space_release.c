@@ -2,13 +2,13 @@
 /*
  * td_space_release: a helper at one teardown, from outside.
  *
- *   B1  What waits in a queue is taken out of it by whoever helps, and given back as by a
+ *   S1  What waits in a queue is taken out of it by whoever helps, and given back as by a
  *       reaper: so it is ended by the last one who had a slice, the helper perhaps.
- *   B2  A space's work that somebody runs already, in a thread of his own perhaps, can
+ *   S2  A space's work that somebody runs already, in a thread of his own perhaps, can
  *       also be run beside him, without the engine's knowledge: the doom shares out what
  *       there is to do. Then it is his to end it. He does not before all those have left,
  *       so that nothing is taken from under their hands.
- *   B3  Each frees only what it has claimed, under the doom's lock. Hence nothing twice.
+ *   S3  Each frees only what it has claimed, under the doom's lock. Hence nothing twice.
  */
 #include "doomed.h"
 #include "space_internal.h"

@@ -59,7 +59,10 @@ enum td_engine_flags {
  */
 enum td_sched {
 	TD_SCHED_BATCH = 0,
-	TD_SCHED_IDLE,	/* only where nobody else wants the CPU, or nearly so */
+	/* Only where nobody else wants the CPU, or nearly so: on busy CPUs memory comes
+	   back at some MiB a second, and a reaper that loses its CPU in the kernel keeps
+	   what locks it has there for as long. */
+	TD_SCHED_IDLE,
 	TD_SCHED_OTHER, /* as any thread */
 };
 
