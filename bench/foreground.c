@@ -18,8 +18,8 @@ _Static_assert(NR_VALUES <= BENCH_VALUES_MAX, "no room for the values");
 enum { NOTHING, THREAD, TD_OTHER, TD_BATCH, TD_IDLE, NR_SUBJECTS };
 
 #define WORKERS_MAX 1024u
-#define SETTLE_NS UINT64_C(200000000)
 #define BEFORE_NS UINT64_C(1000000000)
+#define TRIAL_SIZE ((size_t)16 << 20) /* below, nothing is measured but that it works */
 
 /* ---- the foreground: a thread on each CPU that we may use ---- */
 
@@ -125,6 +125,7 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 	uint64_t began, done, held = 0;
 	struct plain plain = {.size = size};
 	td_space *space = NULL;
+	uint64_t window = size < TRIAL_SIZE ? BEFORE_NS / 20 : BEFORE_NS;
 	double before;
 
 	if (self->engine)
@@ -132,10 +133,10 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 	else if (self->freer)
 		plain.start = bench_map_plain(size);
 	start_workers();
-	pause_for(SETTLE_NS);
+	pause_for(window / 5);
 	began = bench_now_ns();
 	done = work_done();
-	pause_for(BEFORE_NS);
+	pause_for(window);
 	before = rate(began, done);
 
 	began = bench_now_ns();
@@ -150,7 +151,7 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 	else if (plain.start)
 		(void)bench_freer_await(self->freer);
 	else
-		pause_for(BEFORE_NS);
+		pause_for(window);
 	values[WORK_PERCENT] = rate(began, done) * 100 / before;
 	values[BACK_MS] = (double)(bench_now_ns() - began) / 1e6;
 	values[HELD_US] = (double)held / 1e3;

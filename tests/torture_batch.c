@@ -16,7 +16,7 @@
 
 enum {
 	WRITERS = 3,
-	OPERATIONS = TDT_SANITIZED ? 400 : 1500,
+	OPERATIONS = TDT_SANITIZED ? 200 : 600,
 	BURST = TDT_SANITIZED ? 500 : 4000,
 	SHORT_LIVED = 15, /* batches in the meantime */
 	BATCHES = 2,
