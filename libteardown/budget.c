@@ -18,6 +18,9 @@
  * the same: a stack has an end. */
 #define NESTED_MAX 8u
 
+/* What a slice does. Who brings no more has it done sooner than he would find room. */
+#define SMALL_BYTES ((uint64_t)2 << 20)
+
 void tdi_budget_reset(struct tdi_budget *budget, uint64_t limit)
 {
 	*budget = (struct tdi_budget){
@@ -25,6 +28,7 @@ void tdi_budget_reset(struct tdi_budget *budget, uint64_t limit)
 		.help_patience_ns = HELP_PATIENCE_NS,
 		.wait_look_ns = WAIT_LOOK_NS,
 		.wait_patience_ns = WAIT_PATIENCE_NS,
+		.small = SMALL_BYTES,
 	};
 	atomic_init(&budget->limit, limit);
 }
@@ -327,6 +331,8 @@ TDI_HOT int tdi_budget_admit(struct td_engine *engine, uint64_t bytes, bool may_
 	} else if (may_refuse && policy_of(engine) == TD_BUDGET_AGAIN) {
 		count(&budget->refused, true);
 		return -EAGAIN;
+	} else if (policy_of(engine) == TD_BUDGET_HELP && bytes <= budget->small) {
+		err = TDI_IN_PLACE;
 	} else {
 		err = admit(engine, bytes);
 	}

@@ -39,6 +39,8 @@ struct tdi_budget {
 	 * before the caller does something else, ns. Constant: tests set them before
 	 * there is anybody to wait. */
 	uint64_t help_look_ns, help_patience_ns, wait_look_ns, wait_patience_ns;
+	uint64_t small; /* bytes that who helps frees himself rather than seek room; also
+			   so */
 };
 
 /* bytes: 0 = the default. Nobody uses the engine yet. */

@@ -24,6 +24,7 @@ static inline void setup_budget(void)
 {
 	setup_eager();
 	engine->budget.wait_look_ns = UINT64_MAX;
+	engine->budget.small = 0;
 	engine->budget.help_patience_ns = UINT64_MAX;
 	engine->budget.wait_patience_ns = UINT64_MAX;
 	set_budget(LIMIT, TD_BUDGET_HELP);

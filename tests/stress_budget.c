@@ -177,6 +177,7 @@ static void setup_stress(void)
 	setup_two();
 	/* Nobody looks by himself: a wake that is lost is seen. */
 	engine->budget.wait_look_ns = UINT64_MAX;
+	engine->budget.small = 0;
 	ck_assert_int_eq(td_engine_set_munmap_threshold(engine, page), 0);
 }
 

@@ -9,6 +9,25 @@
 
 /* ---- setting it ---- */
 
+/* Design promise 4: it would wait for room in a terabyte. */
+START_TEST(a_small_work_is_done_by_who_brings_it_where_there_is_no_room)
+{
+	static struct job large, small;
+
+	engine->budget.small = 2 * MIB;
+	job_init(&large, 1);
+	large.work.cost = LIMIT;
+	ck_assert_int_eq(td_engine_submit(engine, &large.work), 0);
+	job_init(&small, 1);
+	small.work.cost = 4096;
+	ck_assert_int_eq(td_engine_submit(engine, &small.work), 0);
+	ck_assert_int_eq(sem_trywait(&small.done), 0);
+	ck_assert(pthread_equal(small.ran_on, pthread_self()));
+	ck_assert_uint_eq(stats().budget_in_place, 1);
+	ck_assert_uint_eq(stats().budget_helped, 0);
+}
+END_TEST
+
 START_TEST(the_default_is_half_of_what_there_is)
 {
 	td_engine *other;
@@ -575,6 +594,7 @@ int main(void)
 {
 	struct tdt *tests = tdt_suite("budget");
 	const TTest *held[] = {
+		a_small_work_is_done_by_who_brings_it_where_there_is_no_room,
 		what_fits_is_left_to_reapers,
 		one_larger_than_the_budget_is_taken_when_nothing_is_pending,
 		works_without_a_cost_need_no_room,
