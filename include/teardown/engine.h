@@ -196,7 +196,8 @@ int td_engine_relieve(td_engine *engine);
  * moves (for 20 ms while helping, a second while waiting), in callbacks, and where there
  * are no reapers, the caller frees what it brought in slices by itself, at once. In
  * callbacks that are nested eight deep it is queued beyond the bound. Who helps runs
- * slices and callbacks of any owner.
+ * slices and callbacks of any owner; but one who brings 2 MiB or less frees just that,
+ * which is sooner done.
  *
  *   engine  NULL = the default engine
  *   bytes   0 = the default: half of the least that physical memory and the memory
