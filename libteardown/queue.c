@@ -477,3 +477,8 @@ void tdi_queue_nudge(struct tdi_queue *queue)
 {
 	wake(queue, true);
 }
+
+void tdi_queue_returned(struct tdi_queue *queue)
+{
+	signal_one(queue);
+}

@@ -15,7 +15,8 @@
  *       sleeper there to look when there is none here. Who was asked and does not look,
  *       or does and leaves something, asks the next. Works that were found to belong to
  *       a node are left to it as long as its own reapers have not much to do and are
- *       seen now and then: somebody without work watches that.
+ *       seen now and then: somebody without work watches that. Who gives a stolen work
+ *       back wakes those it belongs to: it may be theirs alone from there on.
  *   G6  A work changes queues only between slices: when none of them runs.
  */
 #ifndef TDI_QUEUE_H
@@ -111,6 +112,10 @@ unsigned tdi_queue_count(struct tdi_queue *queue, tdi_queue_match *match, void *
 
 /* By who gave a work back and takes no other from there: a reaper is to look. */
 void tdi_queue_nudge(struct tdi_queue *queue);
+
+/* By a reaper of another queue that gave a work back here: this one's may sleep, having
+ * found nothing while its last slice ran, and what is left may be too little to steal. */
+void tdi_queue_returned(struct tdi_queue *queue);
 
 /* Makes every tdi_queue_take return NULL, now and from now on. */
 void tdi_queue_stop(struct tdi_queue *queue);

@@ -103,6 +103,8 @@ static int run_slice(struct td_engine *engine, struct td_work *work,
 		tdi_work_finish(engine, work, work->tdi_status);
 	else if (!queue) /* a reaper may have looked meanwhile, and sleep */
 		tdi_queue_nudge(from);
+	else if (from != queue) /* so may those there, and we may be done there: G5 */
+		tdi_queue_returned(from);
 	if (result == TD_WORK_LATER)
 		tdi_budget_tell_later(engine);
 	return result;
