@@ -18,6 +18,8 @@
  *   pressure   what is done when memory is short, and who else is asked (pressure.h)
  *   tuning     slices, a rate, fast mode                                (tune.h)
  *   progress   how far it has come, and how long the rest will take    (progress.h)
+ *   td_exit    the process ends at once, its memory goes afterwards        (exit.h)
+ *   td_process kills another process, and gets its memory back          (process.h)
  *
  * Conventions: functions return 0 or a negative errno value; results come through
  * the last argument, which is left untouched on failure; option structs carry their
@@ -31,9 +33,11 @@
 
 #include <teardown/batch.h>
 #include <teardown/engine.h>
+#include <teardown/exit.h>
 #include <teardown/lazy.h>
 #include <teardown/munmap.h>
 #include <teardown/pressure.h>
+#include <teardown/process.h>
 #include <teardown/progress.h>
 #include <teardown/region.h>
 #include <teardown/space.h>
