@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 /* So long, with as many rounds as the machine's other business allows. */
-#define RUN_NS UINT64_C(3000000000)
+#define RUN_NS UINT64_C(1500000000)
 /* Of a library that is broken: as a rule it is noticed at once. */
 #define RUN_BROKEN_NS UINT64_C(15000000000)
 #define TAKEN_SLOTS 48u /* that a pass looks at before it comes to the holder's */

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <teardown/stats.h>
 
-enum { PAGES = 256, STEPS = TDT_SANITIZED ? 80000 : 600000, KEPT = 16 };
+enum { PAGES = 256, STEPS = TDT_SANITIZED ? 40000 : 250000, KEPT = 16 };
 
 static td_engine *engine;
 static td_space *space;

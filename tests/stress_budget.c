@@ -11,7 +11,7 @@
 #include <teardown/region.h>
 #include <teardown/space.h>
 
-enum { THREADS = 4, ROUNDS = TDT_SANITIZED ? 150 : 600 };
+enum { THREADS = 4, ROUNDS = TDT_SANITIZED ? 80 : 400 };
 
 /* The largest is larger than the budget, and is then alone. */
 #define LARGEST (2 * MIB)

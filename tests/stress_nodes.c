@@ -17,7 +17,7 @@
 #include <sys/mman.h>
 #include <teardown.h>
 
-enum { NODES = 4, THREADS = 6, ROUNDS = TDT_SANITIZED ? 80 : 300 };
+enum { NODES = 4, THREADS = 6, ROUNDS = TDT_SANITIZED ? 40 : 150 };
 
 /* ---- a machine of four nodes: memory is on another one every 4 MiB ---- */
 
@@ -298,7 +298,7 @@ static void *put_it(void *arg)
 
 static void end_while_putting(enum td_exit_mode mode, unsigned flags)
 {
-	for (unsigned round = 0; round < (TDT_SANITIZED ? 20 : 80); round++) {
+	for (unsigned round = 0; round < (TDT_SANITIZED ? 12 : 40); round++) {
 		struct piece pieces[PIECES_MAX];
 		unsigned nr, seed = round;
 		td_space *spaces[THREADS];

@@ -16,7 +16,7 @@
 #include <teardown.h>
 #include <teardown/munmap.h>
 
-enum { THREADS = 6, SLOTS = 3, ROUNDS = TDT_SANITIZED ? 1500 : 8000 };
+enum { THREADS = 6, SLOTS = 3, ROUNDS = TDT_SANITIZED ? 800 : 4000 };
 
 static td_engine *engine;
 

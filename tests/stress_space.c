@@ -16,7 +16,7 @@
 #include <teardown.h>
 #include <unistd.h>
 
-enum { THREADS = 4, SLOTS = 8, ROUNDS = TDT_SANITIZED ? 2000 : 10000 };
+enum { THREADS = 4, SLOTS = 8, ROUNDS = TDT_SANITIZED ? 800 : 4000 };
 
 static td_engine *engine;
 
@@ -194,7 +194,7 @@ static void *put_at_the_end(void *arg)
 /* Engines that end while other threads still put: nothing hangs, nothing is lost. */
 static void end_while_putting(enum td_exit_mode mode)
 {
-	for (int round = 0; round < (TDT_SANITIZED ? 40 : 150); round++) {
+	for (int round = 0; round < (TDT_SANITIZED ? 25 : 80); round++) {
 		pthread_t threads[THREADS];
 		struct memory memories[THREADS];
 		td_space *spaces[THREADS];

@@ -16,7 +16,7 @@
 
 enum {
 	WRITERS = 3,
-	OPERATIONS = TDT_SANITIZED ? 200 : 600,
+	OPERATIONS = TDT_SANITIZED ? 120 : 300,
 	BURST = TDT_SANITIZED ? 500 : 4000,
 	SHORT_LIVED = 15, /* batches in the meantime */
 	BATCHES = 2,

@@ -20,7 +20,7 @@ enum {
 	SEATS = WALKERS + NURSERIES,
 	NAME_SIZE = 16,
 };
-#define RUN_NS (TDT_SANITIZED ? UINT64_C(5000000000) : UINT64_C(6000000000))
+#define RUN_NS UINT64_C(3000000000)
 #define ALIVE 0x11febeefu
 
 _Static_assert(SEATS <= SEATS_MAX, "for each a seat");
