@@ -18,9 +18,6 @@
  * the same: a stack has an end. */
 #define NESTED_MAX 8u
 
-/* What a slice does. Who brings no more has it done sooner than he would find room. */
-#define SMALL_BYTES ((uint64_t)2 << 20)
-
 void tdi_budget_reset(struct tdi_budget *budget, uint64_t limit)
 {
 	*budget = (struct tdi_budget){
@@ -28,7 +25,7 @@ void tdi_budget_reset(struct tdi_budget *budget, uint64_t limit)
 		.help_patience_ns = HELP_PATIENCE_NS,
 		.wait_look_ns = WAIT_LOOK_NS,
 		.wait_patience_ns = WAIT_PATIENCE_NS,
-		.small = SMALL_BYTES,
+		.small = TDI_SMALL_BYTES, /* sooner done than room is found */
 	};
 	atomic_init(&budget->limit, limit);
 }

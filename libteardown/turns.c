@@ -7,9 +7,6 @@
 /* How long a work can be made to wait, in slices: half an hour at 500 us. */
 #define SIT_OUT_MAX 4000000u
 
-/* What one step of a teardown releases at least, so that it needs no second slice. */
-#define SMALL_BYTES ((uint64_t)2 << 20)
-
 #define LEAST_CHARGE ((uint64_t)64 << 10) /* bytes, for a slice */
 
 /* Bytes a nanosecond that are assumed to be usual before there has been any slice: about
@@ -67,7 +64,7 @@ void tdi_turns_add(struct tdi_turns *turns, struct td_work *work)
 	/* Who was away does not come back with a right to catch up: U4. */
 	if (work->tdi_share < turns->clock)
 		work->tdi_share = turns->clock;
-	work->tdi_is_small = !work->tdi_had_slice && work->cost <= SMALL_BYTES;
+	work->tdi_is_small = !work->tdi_had_slice && work->cost <= TDI_SMALL_BYTES;
 	tdi_work_list_add(work->tdi_is_small ? &turns->small : &turns->large, work);
 	turns->weights += weight_of(work);
 }

@@ -22,6 +22,9 @@
 
 #include <teardown/engine.h>
 
+/* What is small: one step of a teardown releases as much, so it needs no second slice. */
+#define TDI_SMALL_BYTES ((uint64_t)2 << 20)
+
 /* All fields are under the lock of the queue that it belongs to. */
 struct tdi_turns {
 	struct td_work *large; /* circular lists, NULL when empty */

@@ -4,9 +4,9 @@
  * --wrap), whose spaces are put, unmapped in part, released and reaped by many threads at
  * once, and whose engines end in every way. All memory comes back once.
  */
-#include "harness.h"
 #include "base.h"
-#include "nodes.h"
+#include "harness.h"
+#include "many_nodes.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -22,41 +22,6 @@ enum { NODES = 4, THREADS = 6, ROUNDS = TDT_SANITIZED ? 40 : 150 };
 /* ---- a machine of four nodes: memory is on another one every 4 MiB ---- */
 
 #define NODE_BYTES (4 * MIB)
-
-unsigned __wrap_tdi_numa_end(void);
-unsigned __wrap_tdi_numa_nodes(void);
-bool __wrap_tdi_numa_has_node(unsigned node);
-bool __wrap_tdi_numa_cpus(unsigned node, void *cpus, size_t size);
-unsigned __wrap_tdi_numa_distance(unsigned from, unsigned to);
-unsigned __wrap_tdi_numa_here(void);
-int __wrap_tdi_numa_of_range(uintptr_t start, size_t length);
-
-unsigned __wrap_tdi_numa_end(void)
-{
-	return NODES;
-}
-
-unsigned __wrap_tdi_numa_nodes(void)
-{
-	return NODES;
-}
-
-bool __wrap_tdi_numa_has_node(unsigned node)
-{
-	return node < NODES;
-}
-
-bool __wrap_tdi_numa_cpus(unsigned node, void *cpus, size_t size)
-{
-	(void)node;
-	memset(cpus, 0xff, size);
-	return true;
-}
-
-unsigned __wrap_tdi_numa_distance(unsigned from, unsigned to)
-{
-	return from == to ? 10 : 20;
-}
 
 unsigned __wrap_tdi_numa_here(void)
 {

@@ -6,7 +6,7 @@
  */
 #include "hold.h"
 #include "home.h"
-#include "nodes.h"
+#include "many_nodes.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -17,43 +17,8 @@
 
 #define NODES 4u
 
-static unsigned without_cpus = NODES;
 static _Atomic(unsigned) here;
 static _Atomic(uintptr_t) bounds[NODES + 1]; /* of addresses: node i has [i], [i + 1] */
-
-unsigned __wrap_tdi_numa_end(void);
-unsigned __wrap_tdi_numa_nodes(void);
-bool __wrap_tdi_numa_has_node(unsigned node);
-bool __wrap_tdi_numa_cpus(unsigned node, void *cpus, size_t size);
-unsigned __wrap_tdi_numa_distance(unsigned from, unsigned to);
-unsigned __wrap_tdi_numa_here(void);
-int __wrap_tdi_numa_of_range(uintptr_t start, size_t length);
-
-unsigned __wrap_tdi_numa_end(void)
-{
-	return NODES;
-}
-
-unsigned __wrap_tdi_numa_nodes(void)
-{
-	return NODES;
-}
-
-bool __wrap_tdi_numa_has_node(unsigned node)
-{
-	return node < NODES;
-}
-
-bool __wrap_tdi_numa_cpus(unsigned node, void *cpus, size_t size)
-{
-	memset(cpus, 0xff, size); /* wherever we may run */
-	return node != without_cpus;
-}
-
-unsigned __wrap_tdi_numa_distance(unsigned from, unsigned to)
-{
-	return 10 + (from > to ? from - to : to - from);
-}
 
 unsigned __wrap_tdi_numa_here(void)
 {
@@ -189,7 +154,7 @@ START_TEST(a_node_without_cpus_is_served_by_the_nearest)
 {
 	struct tdi_queues queues;
 
-	without_cpus = 3;
+	node_without_cpus = 3;
 	ck_assert_int_eq(tdi_queues_make(&queues, NODES, true), 0);
 	ck_assert_uint_eq(queues.nr, NODES - 1);
 	ck_assert_uint_eq(tdi_queues_of_node(&queues, 3)->node, 2);

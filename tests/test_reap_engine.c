@@ -4,7 +4,7 @@
  * several nodes, a progress callback, an end. What the library asks about NUMA nodes is
  * answered here (the linker's --wrap).
  */
-#include "nodes.h"
+#include "many_nodes.h"
 #include "stopping.h"
 
 #include <errno.h>
@@ -12,43 +12,7 @@
 
 /* ---- a machine of two nodes, if a test wants it ---- */
 
-static unsigned nodes = 1;
 static _Atomic(uintptr_t) second; /* from here on memory is on the second one */
-
-unsigned __wrap_tdi_numa_end(void);
-unsigned __wrap_tdi_numa_nodes(void);
-bool __wrap_tdi_numa_has_node(unsigned node);
-bool __wrap_tdi_numa_cpus(unsigned node, void *cpus, size_t size);
-unsigned __wrap_tdi_numa_distance(unsigned from, unsigned to);
-unsigned __wrap_tdi_numa_here(void);
-int __wrap_tdi_numa_of_range(uintptr_t start, size_t length);
-
-unsigned __wrap_tdi_numa_end(void)
-{
-	return nodes;
-}
-
-unsigned __wrap_tdi_numa_nodes(void)
-{
-	return nodes;
-}
-
-bool __wrap_tdi_numa_has_node(unsigned node)
-{
-	return node < nodes;
-}
-
-bool __wrap_tdi_numa_cpus(unsigned node, void *cpus, size_t size)
-{
-	(void)node;
-	memset(cpus, 0xff, size);
-	return true;
-}
-
-unsigned __wrap_tdi_numa_distance(unsigned from, unsigned to)
-{
-	return from == to ? 10 : 20;
-}
 
 unsigned __wrap_tdi_numa_here(void)
 {
@@ -158,7 +122,7 @@ END_TEST
 
 static void setup_nodes(void)
 {
-	nodes = 2;
+	machine_nodes = 2;
 	ck_assert_int_eq(td_engine_create(TD_ENGINE_OPTS(.reapers = 2), &engine), 0);
 	ck_assert_uint_eq(engine->queues.nr, 2);
 	space = make_space("arena");
@@ -287,6 +251,7 @@ int main(void)
 {
 	struct tdt *tests = tdt_suite("reap_engine");
 
+	machine_nodes = 1; /* if a test does not say otherwise */
 	tdt_add(tests, handing_over_needs_no_room, setup_release, teardown_space);
 	tdt_add(tests, one_who_attaches_while_room_is_sought_gets_the_work, setup_release,
 		teardown_space);
