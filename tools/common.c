@@ -56,23 +56,21 @@ int tool_option(int argc, char **argv, const struct option *options)
 	/* '+': what comes after the first that is no option is somebody else's. */
 	int option = getopt_long(argc, argv, "+:", options, NULL);
 
-	if (option == 'h') {
+	if (option == TOOL_OPTION_HELP) {
 		fputs(tool_current->help, stdout);
 		tool_flush();
 		exit(TOOL_OK);
 	}
 	if (option == ':')
 		tool_fail("%s needs a value (see --help)", argv[optind - 1]);
-	if (option == '?') {
-		/* A value that is not wanted, or an unknown one; a short one has no
-		 * argument of its own that we could point at. */
-		if (optopt > ' ' && optopt < 0x7f &&
-		    !strncmp(argv[optind - 1], "--", 2) && strchr(argv[optind - 1], '='))
-			tool_fail("%s: takes no value (see --help)", argv[optind - 1]);
-		if (argv[optind - 1][0] == '-' && argv[optind - 1][1] == '-')
-			tool_fail("unknown option %s (see --help)", argv[optind - 1]);
+	/* What it was: nothing, of a long one that is unknown; a long one of ours; or the
+	 * letter of a short one. */
+	if (option == '?' && optopt == 0)
+		tool_fail("unknown option %s (see --help)", argv[optind - 1]);
+	if (option == '?' && optopt >= TOOL_OPTION_HELP)
+		tool_fail("%s: takes no value (see --help)", argv[optind - 1]);
+	if (option == '?')
 		tool_fail("unknown option -%c (see --help)", optopt);
-	}
 	return option;
 }
 

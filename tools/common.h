@@ -38,16 +38,18 @@ enum {
 __attribute__((format(printf, 1, 2))) void tool_complain(const char *format, ...);
 __attribute__((format(printf, 1, 2), noreturn)) void tool_fail(const char *format, ...);
 
+/* Beyond all letters; a subcommand's own begin there. */
+enum { TOOL_OPTION_HELP = 256, TOOL_OPTION_FIRST };
+#define TOOL_HELP                                                                        \
+	{                                                                                \
+		"help", no_argument, NULL, TOOL_OPTION_HELP                              \
+	}
+
 /*
  * getopt_long(3) without short options, whose errors are ours. An option that is unknown
  * ends the program; so does --help, after it.
  */
 int tool_option(int argc, char **argv, const struct option *options);
-
-#define TOOL_HELP                                                                        \
-	{                                                                                \
-		"help", no_argument, NULL, 'h'                                           \
-	}
 
 /* Ends the program with TOOL_FAILED if stdout could not be written. */
 void tool_flush(void);

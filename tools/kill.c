@@ -45,7 +45,7 @@ static const char help[] =
 	"not waited in time; 125: teardown failed. The first that applies of 1, 2, "
 	"124.\n";
 
-enum { OPT_WAIT, OPT_TIMEOUT, OPT_VERBOSE, OPT_QUIET };
+enum { OPT_WAIT = TOOL_OPTION_FIRST, OPT_TIMEOUT, OPT_VERBOSE, OPT_QUIET };
 
 static const struct option options[] = {
 	{"wait", no_argument, NULL, OPT_WAIT},

@@ -22,14 +22,14 @@
 	   */
 #define HEADERS_MAX 64
 
-/* Where execvp(3) would find it; false: nowhere, which execvp will say. */
-static bool find(const char *command, char *path, size_t size)
+bool tool_find(const char *command, char *path, size_t size)
 {
 	const char *dirs = getenv("PATH"), *end;
 	struct stat st;
 
 	if (strchr(command, '/'))
-		return (size_t)snprintf(path, size, "%s", command) < size;
+		return (size_t)snprintf(path, size, "%s", command) < size &&
+		       access(path, F_OK) == 0;
 	for (dirs = dirs ? dirs : "/bin:/usr/bin";; dirs = end + 1) {
 		end = strchrnul(dirs, ':');
 		/* An empty one is the working directory. */
@@ -121,13 +121,13 @@ static const char *look_at_elf(int fd, const char *path, const ElfW(Ehdr) * head
 	return is_glibc_linker(path) ? NULL : "is statically linked";
 }
 
-const char *tool_no_preload(const char *command, char *buf, size_t size)
+const char *tool_no_preload(const char *file, char *buf, size_t size)
 {
 	char path[PATH_MAX], head[PATH_MAX];
 	const char *why = NULL;
 	ElfW(Ehdr) header;
 
-	if (!find(command, path, sizeof(path)))
+	if ((size_t)snprintf(path, sizeof(path), "%s", file) >= sizeof(path))
 		return NULL;
 	for (int i = 0; i <= SCRIPTS_MAX; i++) {
 		int fd = open(path, O_RDONLY | O_CLOEXEC);

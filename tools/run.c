@@ -39,7 +39,14 @@ static const char help[] =
 	"127:\n"
 	"COMMAND was not found. The program takes this process's place.\n";
 
-enum { OPT_BUDGET, OPT_THRESHOLD, OPT_THREADS, OPT_CGROUP, OPT_VERBOSE, OPT_STRICT };
+enum {
+	OPT_BUDGET = TOOL_OPTION_FIRST,
+	OPT_THRESHOLD,
+	OPT_THREADS,
+	OPT_CGROUP,
+	OPT_VERBOSE,
+	OPT_STRICT
+};
 
 static const struct option options[] = {
 	{"budget", required_argument, NULL, OPT_BUDGET},
@@ -125,7 +132,7 @@ static void prepend(const char *path)
 
 static int run(int argc, char **argv)
 {
-	char why[PATH_MAX + 64], cgroup[PATH_MAX];
+	char why[PATH_MAX + 64], cgroup[PATH_MAX], program[PATH_MAX];
 	const char *preload, *reason = NULL;
 	bool strict = false;
 	struct stat st;
@@ -163,6 +170,10 @@ static int run(int argc, char **argv)
 		tool_fail("a command is missing (see --help)");
 	argv += optind;
 
+	if (!tool_find(argv[0], program, sizeof(program))) {
+		tool_complain("%s: %s", argv[0], strerror(ENOENT));
+		return TOOL_NO_COMMAND;
+	}
 	preload = find_preload();
 	if (!preload)
 		reason = "cannot be helped: " PRELOAD " was not found";
@@ -170,7 +181,7 @@ static int run(int argc, char **argv)
 		reason = "cannot be helped: LD_PRELOAD cannot name a path with colons or "
 			 "spaces";
 	else
-		reason = tool_no_preload(argv[0], why, sizeof(why));
+		reason = tool_no_preload(program, why, sizeof(why));
 	if (reason && strict)
 		tool_fail("%s: %s; not run", argv[0], reason);
 	if (reason) {

@@ -33,7 +33,7 @@ static const char help[] =
 	"the\n"
 	"time is over; 125: teardown failed. The first that applies of 1, 124.\n";
 
-enum { OPT_TIMEOUT, OPT_QUIET };
+enum { OPT_TIMEOUT = TOOL_OPTION_FIRST, OPT_QUIET };
 
 static const struct option options[] = {
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
