@@ -162,6 +162,14 @@ expect 125 '' 'teardown: kill: cannot write to standard output: .*' \
 
 # ---- run ----
 
+# What was installed with it is found beside it, wherever that is.
+if [ -n "$(find root -name libteardown-run.so)" ]; then
+	expect 0 ".* $tmp/root/[^ ]*/teardown/libteardown-run.so.*" '' \
+		"$teardown" run cat /proc/self/maps
+else
+	skipped+=("libteardown-run.so: it is not built here")
+fi
+
 export TEARDOWN_PRELOAD=$preloaded
 expect 0 'word' '' "$teardown" run -- echo word
 expect 7 '' '' "$teardown" run -- sh -c 'exit 7'
