@@ -21,7 +21,7 @@ static int read_text(const char *path, char *text, size_t size)
 {
 	int fd = tdi_sys_open(path, O_RDONLY | O_CLOEXEC);
 	size_t length = 0;
-	ssize_t got;
+	ssize_t got = 0;
 
 	if (fd < 0)
 		return fd;

@@ -14,10 +14,11 @@ static uint64_t count_filters(void)
 	char text[4096];
 	uint64_t mode, filters;
 
-	if (!tdi_procfs_text("/proc/thread-self/status", text, sizeof(text)))
+	if (!tdi_procfs_text("/proc/thread-self/status", text, sizeof(text)) ||
+	    !tdi_procfs_find(text, "Seccomp:", 10, &mode))
 		return FILTERS_UNKNOWN;
-	if (!tdi_procfs_find(text, "Seccomp:", 10, &mode) || mode == 0)
-		return 0; /* a kernel without them, or none */
+	if (mode == 0)
+		return 0;
 	if (!tdi_procfs_find(text, "Seccomp_filters:", 10, &filters))
 		return FILTERS_UNKNOWN; /* before 5.9 */
 	return filters;
