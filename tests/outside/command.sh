@@ -17,12 +17,12 @@ skipped=()
 started=()
 own=$BASHPID
 
-# Kills what was started here and has not been waited for.
+# Kills what was started here and is still there.
 finish() {
 	local pid
 	[ "$BASHPID" -eq "$own" ] || return 0
 	for pid in "${started[@]}"; do
-		kill -KILL "$pid" 2>/dev/null || true
+		[ ! "/proc/$pid/exe" -ef "$holder" ] || kill -KILL "$pid" || true
 	done
 	rm -rf "$tmp"
 }
@@ -49,17 +49,12 @@ expect() {
 	[[ $(<err) =~ ^($err)$ ]] || fail "$*: said something else than '$err'"
 }
 
-# hold MIB [MODE]: starts a holder of memory. Its PID is in $pid, that of whom it shares
-# its memory with in $other.
+# hold MIB [MODE]: starts a holder of memory. Its PID is in $pid, that of the other
+# process, if any, in $other.
 hold() {
+	local ready
 	"$holder" "$@" >"$tmp/ready" &
 	disown
-	held
-}
-
-# What the holder says that was just started, into a fifo.
-held() {
-	local ready
 	read -r ready pid other <"$tmp/ready"
 	if [ "$ready" != ready ]; then
 		echo "holder: $ready $pid $other"
@@ -249,12 +244,10 @@ hold 16
 expect 0 '' '' "$teardown" kill --quiet --wait "$pid"
 expect 1 '' 'teardown: kill: 1: is init, .*' "$teardown" kill 1
 # A parent that does not wait: the memory is back, and that is all.
-sh -c '"$1" 16 >ready & exec sleep 60' sh "$holder" &
-disown
-started+=($!)
-held
+hold 16 child
 expect 124 "$pid: [^:]*" "teardown: kill: $pid: its parent has not waited for it" \
 	"$teardown" kill --wait --timeout 0.3 "$pid"
+kill -KILL "$other"
 hold 64 share
 expect 2 "$pid: [^,]*, [0-9.]+ MiB of [0-9.]+ MiB not back" '' "$teardown" kill --timeout 0.5 "$pid"
 kill -KILL "$other"
@@ -278,7 +271,7 @@ fi
 # ---- wait ----
 
 expect 1 '' "teardown: wait: $gone: no such process, and no exit helper of it" \
-	"$teardown" wait "$gone"
+	"$teardown" wait --timeout 9 "$gone"
 hold 16
 expect 124 '' "teardown: wait: $pid: was still running when the time was over" \
 	"$teardown" wait --timeout 0.05 "$pid"
