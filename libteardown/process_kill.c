@@ -15,6 +15,8 @@
 #include "process_probe.h"
 #include "process_progress.h"
 #include "process_release.h"
+#include "sys.h"
+#include "sys_process.h"
 
 #include <teardown/process.h>
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "process_look.h"
 #include "procfs.h"
-#include "sys_process.h"
+#include "sys.h"
+#include "sys_probe.h"
 
 #include <dirent.h>
 #include <fcntl.h>
