@@ -189,6 +189,16 @@ bool tdi_look_dumps_core(int pid)
 	       tdi_procfs_find(text, "CoreDumping:", 10, &is) && is != 0;
 }
 
+int tdi_look_cpu(int pid)
+{
+	char text[TEXT_SIZE];
+	uint64_t cpu;
+
+	if (read_of(pid, "stat", text, sizeof(text)) || !stat_field(text, 39, &cpu))
+		return -1;
+	return (int)cpu;
+}
+
 int tdi_look_name(int pid, char *name, size_t size)
 {
 	int err = read_of(pid, "comm", name, size);
