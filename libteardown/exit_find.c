@@ -2,6 +2,8 @@
 #include "exit_find.h"
 #include "process_look.h"
 #include "process_probe.h"
+#include "sys.h"
+#include "sys_process.h"
 
 #include <teardown/exit.h>
 

@@ -15,6 +15,8 @@
 #include "process_probe.h"
 #include "process_progress.h"
 #include "process_release.h"
+#include "sys.h"
+#include "sys_process.h"
 
 #include <teardown/process.h>
 
@@ -24,6 +26,15 @@
 
 #define TIMEOUT_DEFAULT_NS INT64_C(10000000000)
 #define INTERVAL_DEFAULT_NS UINT64_C(50000000)
+
+#define CPUS_MAX 4096u
+#define CPU_BITS (8 * sizeof(unsigned long))
+
+/* Where the calling thread may run, while it may not run everywhere there. */
+struct aside {
+	bool is;
+	unsigned long cpus[CPUS_MAX / CPU_BITS];
+};
 
 struct killing {
 	int pidfd, pid; /* pid 0: in a namespace of which we see nothing */
@@ -264,8 +275,40 @@ static void hand_over(struct td_process_report *report, const struct killing *ki
 		memset(report + 1, 0, size - sizeof(*report));
 }
 
+/*
+ * A process that is killed wakes up where it ran last. If that is here, it runs instead
+ * of us, and has let go of its memory before we can take part in freeing it.
+ */
+static void step_aside(const struct killing *killing, struct aside *aside)
+{
+	unsigned long cpus[CPUS_MAX / CPU_BITS], others = 0;
+	int cpu = killing->pid ? tdi_look_cpu(killing->pid) : -1;
+	unsigned here, node;
+
+	aside->is = false;
+	if (cpu < 0 || (unsigned)cpu >= CPUS_MAX || !killing->may_release ||
+	    tdi_sys_getcpu(&here, &node) || (int)here != cpu ||
+	    tdi_sys_getaffinity(aside->cpus, sizeof(aside->cpus)))
+		return;
+	memcpy(cpus, aside->cpus, sizeof(cpus));
+	cpus[here / CPU_BITS] &= ~(1ul << (here % CPU_BITS));
+	for (unsigned i = 0; i < CPUS_MAX / CPU_BITS; i++)
+		others |= cpus[i];
+	aside->is = others != 0 && tdi_sys_setaffinity(cpus, sizeof(cpus)) == 0;
+}
+
+static void step_back(struct aside *aside)
+{
+	/* What it may not use any more the kernel leaves out; all of it: nothing to mend.
+	 */
+	if (aside->is)
+		(void)tdi_sys_setaffinity(aside->cpus, sizeof(aside->cpus));
+	aside->is = false;
+}
+
 static int kill_it(struct killing *killing, int64_t timeout_ns)
 {
+	struct aside aside;
 	int err = look_first(killing);
 
 	if (err)
@@ -275,8 +318,12 @@ static int kill_it(struct killing *killing, int64_t timeout_ns)
 	if (err)
 		goto out;
 	tdi_process_progress_start(&killing->progress);
+	step_aside(killing, &aside);
 	killing->deadline_ns = tdi_sys_deadline(timeout_ns);
 	err = tdi_sys_pidfd_send_signal(killing->pidfd, SIGKILL);
+	if (!err && killing->helper.pidfd < 0)
+		try_release(killing);
+	step_back(&aside);
 	if (err) {
 		tdi_process_progress_stop(&killing->progress);
 		goto out;

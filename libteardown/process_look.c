@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "process_look.h"
 #include "procfs.h"
-#include "sys_process.h"
+#include "sys.h"
+#include "sys_probe.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -186,6 +187,16 @@ bool tdi_look_dumps_core(int pid)
 
 	return read_of(pid, "status", text, sizeof(text)) == 0 &&
 	       tdi_procfs_find(text, "CoreDumping:", 10, &is) && is != 0;
+}
+
+int tdi_look_cpu(int pid)
+{
+	char text[TEXT_SIZE];
+	uint64_t cpu;
+
+	if (read_of(pid, "stat", text, sizeof(text)) || !stat_field(text, 39, &cpu))
+		return -1;
+	return (int)cpu;
 }
 
 int tdi_look_name(int pid, char *name, size_t size)

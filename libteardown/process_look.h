@@ -20,6 +20,9 @@ bool tdi_look_is_dying(int pid);
 
 bool tdi_look_dumps_core(int pid);
 
+/* Where its first thread ran last; -1: nobody knows. */
+int tdi_look_cpu(int pid);
+
 struct tdi_look {
 	char name[16];	    /* of its first thread */
 	uint64_t uid;	    /* the effective one */

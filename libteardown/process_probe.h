@@ -4,7 +4,7 @@
 #define TDI_PROCESS_PROBE_H
 
 #include "base.h"
-#include "sys_process.h"
+#include "sys_probe.h"
 
 /* TDI_PROBE_*. Asked once, and again when a seccomp filter has come. */
 unsigned tdi_process_probe(void);

@@ -3,6 +3,8 @@
 #include "process_look.h"
 #include "process_probe.h"
 #include "process_release.h"
+#include "sys.h"
+#include "sys_process.h"
 
 #include <teardown/process.h>
 
@@ -23,7 +25,7 @@ unsigned td_process_features(void)
 
 int tdi_release_once(int pidfd)
 {
-	int err = tdi_sys_process_mrelease(pidfd);
+	int err = tdi_sys_process_mrelease(pidfd, 0);
 
 	switch (err) {
 	case 0:

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "base.h"
+#include "sys.h"
 #include "sys_internal.h"
 
 #include <fcntl.h>
@@ -26,8 +27,8 @@ void tdi_sys_set_fault(tdi_sys_fault_fn *fault)
 	atomic_store_explicit(&fault_hook, fault, memory_order_release);
 }
 
-TDI_HOT int tdi_sys_fault(enum tdi_sys_call call, const void *addr, size_t length,
-			  int detail)
+TDI_HOT static int fault(enum tdi_sys_call call, const void *addr, size_t length,
+			 int detail)
 {
 	/* Acquire: what the hook looks at was set up before it. */
 	tdi_sys_fault_fn *hook = atomic_load_explicit(&fault_hook, memory_order_acquire);
@@ -37,10 +38,15 @@ TDI_HOT int tdi_sys_fault(enum tdi_sys_call call, const void *addr, size_t lengt
 	return hook(call, (uintptr_t)addr, length, detail);
 }
 
+int tdi_sys_fault(enum tdi_sys_call call, const void *addr, size_t length, int detail)
+{
+	return fault(call, addr, length, detail);
+}
+
 int tdi_sys_mmap_file(void *addr, size_t length, int prot, int flags, int fd,
 		      uint64_t offset, void **ret)
 {
-	int err = tdi_sys_fault(TDI_SYS_mmap, addr, length, flags);
+	int err = fault(TDI_SYS_mmap, addr, length, flags);
 	int saved_errno = errno;
 	void *mapped;
 
@@ -63,14 +69,14 @@ int tdi_sys_mmap(void *addr, size_t length, int prot, int flags, void **ret)
 
 int tdi_sys_munmap(void *addr, size_t length)
 {
-	int err = tdi_sys_fault(TDI_SYS_munmap, addr, length, 0);
+	int err = fault(TDI_SYS_munmap, addr, length, 0);
 
 	return err ? err : (int)TDI_ERRNO(munmap(addr, length));
 }
 
 int tdi_sys_mremap(void *addr, size_t length, void *to)
 {
-	int err = tdi_sys_fault(TDI_SYS_mremap, addr, length, to == addr);
+	int err = fault(TDI_SYS_mremap, addr, length, to == addr);
 	int flags = to == addr ? 0 : MREMAP_MAYMOVE | MREMAP_FIXED;
 	int saved_errno = errno;
 
@@ -83,28 +89,28 @@ int tdi_sys_mremap(void *addr, size_t length, void *to)
 
 int tdi_sys_mprotect(void *addr, size_t length, int prot)
 {
-	int err = tdi_sys_fault(TDI_SYS_mprotect, addr, length, prot);
+	int err = fault(TDI_SYS_mprotect, addr, length, prot);
 
 	return err ? err : (int)TDI_ERRNO(mprotect(addr, length, prot));
 }
 
 int tdi_sys_mlock(void *addr, size_t length)
 {
-	int err = tdi_sys_fault(TDI_SYS_mlock, addr, length, 0);
+	int err = fault(TDI_SYS_mlock, addr, length, 0);
 
 	return err ? err : (int)TDI_ERRNO(mlock(addr, length));
 }
 
 int tdi_sys_msync(void *addr, size_t length, int flags)
 {
-	int err = tdi_sys_fault(TDI_SYS_msync, addr, length, flags);
+	int err = fault(TDI_SYS_msync, addr, length, flags);
 
 	return err ? err : (int)TDI_ERRNO(msync(addr, length, flags));
 }
 
 int tdi_sys_madvise(void *addr, size_t length, int advice)
 {
-	int err = tdi_sys_fault(TDI_SYS_madvise, addr, length, advice);
+	int err = fault(TDI_SYS_madvise, addr, length, advice);
 
 	return err ? err : (int)TDI_ERRNO(madvise(addr, length, advice));
 }
@@ -113,7 +119,7 @@ int tdi_sys_mbind_node(void *addr, size_t length, unsigned node)
 {
 	enum { BITS = sizeof(unsigned long) * CHAR_BIT, WORDS = 1024 / BITS };
 	unsigned long mask[WORDS] = {0};
-	int err = tdi_sys_fault(TDI_SYS_mbind, addr, length, (int)node);
+	int err = fault(TDI_SYS_mbind, addr, length, (int)node);
 
 	if (err)
 		return err;
@@ -138,7 +144,7 @@ static void futex_check(const char *what, int err)
 int tdi_sys_futex_wait_bits(_Atomic(uint32_t) *word, uint32_t expected, uint32_t bits,
 			    uint64_t deadline_ns)
 {
-	int err = tdi_sys_fault(TDI_SYS_futex_wait, word, expected, 0);
+	int err = fault(TDI_SYS_futex_wait, word, expected, 0);
 	struct timespec deadline, *until = NULL;
 
 	if (deadline_ns != UINT64_MAX) {
@@ -162,7 +168,7 @@ int tdi_sys_futex_wait(_Atomic(uint32_t) *word, uint32_t expected, uint64_t dead
 
 TDI_HOT void tdi_sys_futex_wake_bits(_Atomic(uint32_t) *word, int threads, uint32_t bits)
 {
-	int err = tdi_sys_fault(TDI_SYS_futex_wake, word, (size_t)threads, 0);
+	int err = fault(TDI_SYS_futex_wake, word, (size_t)threads, 0);
 
 	if (!err)
 		err = (int)TDI_ERRNO(syscall(SYS_futex, word,
@@ -189,49 +195,49 @@ void tdi_sys_pause(uint64_t ns)
 
 int tdi_sys_eventfd(int flags)
 {
-	int err = tdi_sys_fault(TDI_SYS_eventfd, NULL, 0, flags);
+	int err = fault(TDI_SYS_eventfd, NULL, 0, flags);
 
 	return err ? err : (int)TDI_ERRNO(eventfd(0, flags));
 }
 
 int tdi_sys_dup_cloexec(int fd)
 {
-	int err = tdi_sys_fault(TDI_SYS_dup, NULL, 0, fd);
+	int err = fault(TDI_SYS_dup, NULL, 0, fd);
 
 	return err ? err : (int)TDI_ERRNO(fcntl(fd, F_DUPFD_CLOEXEC, 0));
 }
 
 int tdi_sys_open(const char *path, int flags)
 {
-	int err = tdi_sys_fault(TDI_SYS_open, path, 0, flags);
+	int err = fault(TDI_SYS_open, path, 0, flags);
 
 	return err ? err : (int)TDI_ERRNO(open(path, flags));
 }
 
 ssize_t tdi_sys_read(int fd, void *buf, size_t size)
 {
-	int err = tdi_sys_fault(TDI_SYS_read, buf, size, fd);
+	int err = fault(TDI_SYS_read, buf, size, fd);
 
 	return err ? err : TDI_ERRNO(read(fd, buf, size));
 }
 
 ssize_t tdi_sys_write(int fd, const void *buf, size_t size)
 {
-	int err = tdi_sys_fault(TDI_SYS_write, buf, size, fd);
+	int err = fault(TDI_SYS_write, buf, size, fd);
 
 	return err ? err : TDI_ERRNO(write(fd, buf, size));
 }
 
 int tdi_sys_ioctl(int fd, unsigned long request, void *arg)
 {
-	int err = tdi_sys_fault(TDI_SYS_ioctl, arg, 0, fd);
+	int err = fault(TDI_SYS_ioctl, arg, 0, fd);
 
 	return err ? err : (int)TDI_ERRNO(ioctl(fd, request, arg));
 }
 
 int tdi_sys_close(int fd)
 {
-	int err = tdi_sys_fault(TDI_SYS_close, NULL, 0, fd);
+	int err = fault(TDI_SYS_close, NULL, 0, fd);
 
 	/* Even a close that fails has released the descriptor on Linux. */
 	return err ? err : (int)TDI_ERRNO(close(fd));
@@ -239,7 +245,7 @@ int tdi_sys_close(int fd)
 
 int tdi_sys_punch_hole(int fd, uint64_t offset, uint64_t length)
 {
-	int err = tdi_sys_fault(TDI_SYS_fallocate, NULL, (size_t)length, fd);
+	int err = fault(TDI_SYS_fallocate, NULL, (size_t)length, fd);
 
 	return err ? err
 		   : (int)TDI_ERRNO(fallocate(fd,
@@ -249,14 +255,14 @@ int tdi_sys_punch_hole(int fd, uint64_t offset, uint64_t length)
 
 ssize_t tdi_sys_pwrite(int fd, const void *buf, size_t size, uint64_t offset)
 {
-	int err = tdi_sys_fault(TDI_SYS_pwrite, buf, size, fd);
+	int err = fault(TDI_SYS_pwrite, buf, size, fd);
 
 	return err ? err : TDI_ERRNO(pwrite(fd, buf, size, (off_t)offset));
 }
 
 int64_t tdi_sys_lseek(int fd, uint64_t offset, int whence)
 {
-	int err = tdi_sys_fault(TDI_SYS_lseek, NULL, (size_t)offset, whence);
+	int err = fault(TDI_SYS_lseek, NULL, (size_t)offset, whence);
 
 	return err ? err : TDI_ERRNO(lseek(fd, (off_t)offset, whence));
 }
@@ -264,7 +270,7 @@ int64_t tdi_sys_lseek(int fd, uint64_t offset, int whence)
 int tdi_sys_fstatfs(int fd, long *ret_type, size_t *ret_block)
 {
 	struct statfs about;
-	int err = tdi_sys_fault(TDI_SYS_fstatfs, NULL, 0, fd);
+	int err = fault(TDI_SYS_fstatfs, NULL, 0, fd);
 
 	if (!err)
 		err = (int)TDI_ERRNO(fstatfs(fd, &about));
@@ -278,7 +284,7 @@ int tdi_sys_fstatfs(int fd, long *ret_type, size_t *ret_block)
 int tdi_sys_getrlimit(int resource, uint64_t *ret)
 {
 	struct rlimit limit;
-	int err = tdi_sys_fault(TDI_SYS_getrlimit, NULL, 0, resource);
+	int err = fault(TDI_SYS_getrlimit, NULL, 0, resource);
 
 	if (!err)
 		err = (int)TDI_ERRNO(getrlimit((__rlimit_resource_t)resource, &limit));
@@ -289,14 +295,14 @@ int tdi_sys_getrlimit(int resource, uint64_t *ret)
 
 int tdi_sys_userfaultfd(int flags)
 {
-	int err = tdi_sys_fault(TDI_SYS_userfaultfd, NULL, 0, flags);
+	int err = fault(TDI_SYS_userfaultfd, NULL, 0, flags);
 
 	return err ? err : (int)TDI_ERRNO(syscall(SYS_userfaultfd, flags));
 }
 
 int tdi_sys_thread_create(pthread_t *ret, void *(*run)(void *), void *arg)
 {
-	int err = tdi_sys_fault(TDI_SYS_thread_create, arg, 0, 0);
+	int err = fault(TDI_SYS_thread_create, arg, 0, 0);
 	sigset_t all, before;
 
 	if (err)
@@ -311,7 +317,7 @@ int tdi_sys_thread_create(pthread_t *ret, void *(*run)(void *), void *arg)
 
 int tdi_sys_thread_name(const char *name)
 {
-	int err = tdi_sys_fault(TDI_SYS_thread_name, name, 0, 0);
+	int err = fault(TDI_SYS_thread_name, name, 0, 0);
 
 	return err ? err : -pthread_setname_np(pthread_self(), name);
 }
@@ -319,14 +325,14 @@ int tdi_sys_thread_name(const char *name)
 int tdi_sys_thread_sched(int policy)
 {
 	struct sched_param param = {.sched_priority = 0};
-	int err = tdi_sys_fault(TDI_SYS_thread_sched, NULL, 0, policy);
+	int err = fault(TDI_SYS_thread_sched, NULL, 0, policy);
 
 	return err ? err : -pthread_setschedparam(pthread_self(), policy, &param);
 }
 
 int tdi_sys_thread_nice(int nice)
 {
-	int err = tdi_sys_fault(TDI_SYS_thread_nice, NULL, 0, nice);
+	int err = fault(TDI_SYS_thread_nice, NULL, 0, nice);
 
 	/* Of one thread on Linux, whatever the name of the call. */
 	return err ? err : (int)TDI_ERRNO(setpriority(PRIO_PROCESS, 0, nice));
@@ -334,7 +340,7 @@ int tdi_sys_thread_nice(int nice)
 
 int tdi_sys_getaffinity(unsigned long *cpus, size_t size)
 {
-	int err = tdi_sys_fault(TDI_SYS_getaffinity, cpus, size, 0);
+	int err = fault(TDI_SYS_getaffinity, cpus, size, 0);
 
 	/* Clears what the kernel does not write. */
 	return err ? err : (int)TDI_ERRNO(sched_getaffinity(0, size, (cpu_set_t *)cpus));
@@ -342,7 +348,7 @@ int tdi_sys_getaffinity(unsigned long *cpus, size_t size)
 
 int tdi_sys_setaffinity(const unsigned long *cpus, size_t size)
 {
-	int err = tdi_sys_fault(TDI_SYS_setaffinity, cpus, size, 0);
+	int err = fault(TDI_SYS_setaffinity, cpus, size, 0);
 
 	return err ? err
 		   : (int)TDI_ERRNO(sched_setaffinity(0, size, (const cpu_set_t *)cpus));
@@ -358,14 +364,14 @@ void tdi_sys_thread_join(pthread_t thread)
 
 int tdi_sys_thread_key(pthread_key_t *ret, void (*destructor)(void *value))
 {
-	int err = tdi_sys_fault(TDI_SYS_thread_key, NULL, 0, 0);
+	int err = fault(TDI_SYS_thread_key, NULL, 0, 0);
 
 	return err ? err : -pthread_key_create(ret, destructor);
 }
 
 int tdi_sys_thread_set(pthread_key_t key, void *value)
 {
-	int err = tdi_sys_fault(TDI_SYS_thread_set, value, 0, 0);
+	int err = fault(TDI_SYS_thread_set, value, 0, 0);
 
 	return err ? err : -pthread_setspecific(key, value);
 }
@@ -392,14 +398,14 @@ int tdi_sys_wrlock_until(pthread_rwlock_t *lock, uint64_t deadline_ns)
 
 int tdi_sys_getcpu(unsigned *ret_cpu, unsigned *ret_node)
 {
-	int err = tdi_sys_fault(TDI_SYS_getcpu, NULL, 0, 0);
+	int err = fault(TDI_SYS_getcpu, NULL, 0, 0);
 
 	return err ? err : (int)TDI_ERRNO(getcpu(ret_cpu, ret_node));
 }
 
 int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret)
 {
-	int err = tdi_sys_fault(TDI_SYS_move_pages, addrs[0], pages, 0);
+	int err = fault(TDI_SYS_move_pages, addrs[0], pages, 0);
 
 	return err ? err
 		   : (int)TDI_ERRNO(syscall(SYS_move_pages, 0, (unsigned long)pages,
@@ -408,7 +414,7 @@ int tdi_sys_page_nodes(unsigned pages, void **addrs, int *ret)
 
 int tdi_sys_poll(struct pollfd *fds, unsigned nr, uint64_t deadline_ns)
 {
-	int err = tdi_sys_fault(TDI_SYS_poll, fds, nr, 0), timeout_ms = -1;
+	int err = fault(TDI_SYS_poll, fds, nr, 0), timeout_ms = -1;
 
 	if (deadline_ns != UINT64_MAX) {
 		uint64_t now = tdi_sys_now_ns();
@@ -423,7 +429,7 @@ int tdi_sys_poll(struct pollfd *fds, unsigned nr, uint64_t deadline_ns)
 
 int tdi_sys_membarrier(int command)
 {
-	int err = tdi_sys_fault(TDI_SYS_membarrier, NULL, 0, command);
+	int err = fault(TDI_SYS_membarrier, NULL, 0, command);
 
 	return err ? err : (int)TDI_ERRNO(syscall(SYS_membarrier, command, 0, 0));
 }

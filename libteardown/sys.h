@@ -49,10 +49,20 @@
 	X(move_pages)                                                                    \
 	X(poll)                                                                          \
 	X(membarrier)                                                                    \
+	/* of processes: sys_process.h */                                                \
+	X(clone)                                                                         \
+	X(unshare)                                                                       \
+	X(waitid)                                                                        \
 	X(pidfd_open)                                                                    \
 	X(pidfd_send_signal)                                                             \
 	X(process_mrelease)                                                              \
-	X(waitid)                                                                        \
+	X(close_range)                                                                   \
+	X(pipe)                                                                          \
+	X(fcntl)                                                                         \
+	X(setsid)                                                                        \
+	X(chdir)                                                                         \
+	X(process_name)                                                                  \
+	X(capset)                                                                        \
 	X(kcmp)                                                                          \
 	X(getdents)                                                                      \
 	X(readlink)

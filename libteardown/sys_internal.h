@@ -5,7 +5,9 @@
 
 #include "sys.h"
 
-/* What the fault hook says, 0 without one. */
+#include <errno.h>
+
+/* Asks the fault hook: 0, or what to return in the call's place. */
 int tdi_sys_fault(enum tdi_sys_call call, const void *addr, size_t length, int detail);
 
 /* Library calls must not disturb the host's errno: many run in its free() paths. */
