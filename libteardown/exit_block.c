@@ -52,15 +52,17 @@ void tdi_exit_sort_kept(struct tdi_exit_block *block)
 	block->nr_keep = nr;
 }
 
-static int protect(char *memory, size_t size, size_t page)
+/* The part before `inherited`, which a child does not get. */
+static int protect(char *memory, size_t size, size_t page, size_t inherited)
 {
 	int err = tdi_sys_mprotect(memory, page, PROT_NONE);
 
 	if (!err)
 		err = tdi_sys_mprotect(memory + size - page, page, PROT_NONE);
-	/* A child has no helper, and a core has no use for it. */
+	/* A child has no helper, and a core has no use for it. But the C library, in the
+	 * child, walks a list of all threads, which goes through the keeper's stack. */
 	if (!err)
-		err = tdi_sys_madvise(memory, size, MADV_DONTFORK);
+		err = tdi_sys_madvise(memory, inherited, MADV_DONTFORK);
 	if (!err)
 		err = tdi_sys_madvise(memory, size, MADV_DONTDUMP);
 	return err;
@@ -83,7 +85,7 @@ int tdi_exit_block_make(const int *keep, unsigned nr_keep, struct tdi_exit_block
 	if (err)
 		return err;
 	memory = mapped;
-	err = protect(memory, size, page);
+	err = protect(memory, size, page, page + stacks - keeper);
 	if (err) {
 		(void)tdi_sys_munmap(memory, size);
 		return err;
