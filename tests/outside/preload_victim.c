@@ -375,7 +375,7 @@ static int test_threads(void)
 {
 	pthread_t threads[8];
 
-	rounds_left = 1500;
+	rounds_left = 800;
 	start(threads, 8);
 	end(threads, 8);
 	return 3;
@@ -415,7 +415,7 @@ static int test_fork(void)
 
 	rounds_left = UINT_MAX / 2 - 1;
 	start(threads, 3);
-	for (int i = 0; i < 25; i++) {
+	for (int i = 0; i < 10; i++) {
 		unsigned char *kept = malloc(large * 4), *other = malloc(large * 4);
 		pid_t pid;
 
@@ -441,7 +441,7 @@ static int test_fork(void)
 	}
 	is_over = true;
 	end(threads, 3);
-	say("children", 25);
+	say("children", 10);
 	return 0;
 }
 
@@ -483,7 +483,7 @@ static int test_limit(void)
 	free(malloc(large * 3));
 	say("setrlimit", setrlimit(RLIMIT_AS, &limit));
 	/* Each is a good part of what there is: it must be back for the next. */
-	for (int i = 0; i < 40; i++) {
+	for (int i = 0; i < 20; i++) {
 		size_t size = large * 24;
 		char *at = mmap(NULL, size, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -525,7 +525,7 @@ static int test_signals(void)
 
 	signal(SIGALRM, on_alarm);
 	setitimer(ITIMER_REAL, &often, NULL);
-	rounds_left = 600;
+	rounds_left = 300;
 	start(threads, 4);
 	end(threads, 4);
 	while (handled < 50)
@@ -575,7 +575,9 @@ static int end_by(const char *how)
 	} else if (!strcmp(how, "kill")) {
 		raise(SIGKILL);
 	} else if (!strcmp(how, "fault")) {
-		*(volatile int *)(uintptr_t)8 = 1;
+		volatile uintptr_t nowhere = 8;
+
+		*(volatile int *)nowhere = 1;
 	} else if (!strcmp(how, "bad-free")) {
 		free((char *)malloc(large * 2) + 4096);
 	} else if (!strcmp(how, "exec")) {
