@@ -52,17 +52,14 @@ void tdi_exit_sort_kept(struct tdi_exit_block *block)
 	block->nr_keep = nr;
 }
 
-/* The part before `inherited`, which a child does not get. */
-static int protect(char *memory, size_t size, size_t page, size_t inherited)
+static int protect(char *memory, size_t size, size_t page)
 {
 	int err = tdi_sys_mprotect(memory, page, PROT_NONE);
 
 	if (!err)
 		err = tdi_sys_mprotect(memory + size - page, page, PROT_NONE);
-	/* A child has no helper, and a core has no use for it. But the C library, in the
-	 * child, walks a list of all threads, which goes through the keeper's stack. */
-	if (!err)
-		err = tdi_sys_madvise(memory, inherited, MADV_DONTFORK);
+	/* A core has no use for it. A child has none, either, but the C library looks at
+	 * the stacks of all threads that are not there. */
 	if (!err)
 		err = tdi_sys_madvise(memory, size, MADV_DONTDUMP);
 	return err;
@@ -85,7 +82,7 @@ int tdi_exit_block_make(const int *keep, unsigned nr_keep, struct tdi_exit_block
 	if (err)
 		return err;
 	memory = mapped;
-	err = protect(memory, size, page, page + stacks - keeper);
+	err = protect(memory, size, page);
 	if (err) {
 		(void)tdi_sys_munmap(memory, size);
 		return err;
