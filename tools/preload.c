@@ -161,8 +161,15 @@ void tdr_arm(void)
 	int expected = ARM_LATER;
 	struct tdr_calm before;
 
-	if (!atomic_compare_exchange_strong(&arm_state, &expected, ARM_BEGUN))
+	if (own_pid != getpid())
 		return;
+	if (!atomic_compare_exchange_strong(&arm_state, &expected, ARM_BEGUN)) {
+		/* Asked for by one who did not see that somebody has been at it. */
+		if (expected == ARM_DONE)
+			atomic_store_explicit(&tdr_limit, usual_limit(),
+					      memory_order_relaxed);
+		return;
+	}
 	/* What the library allocates meanwhile takes the usual way. */
 	atomic_store_explicit(&tdr_limit, usual_limit(), memory_order_relaxed);
 	tdr_calm(&before);

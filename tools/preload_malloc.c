@@ -173,20 +173,20 @@ static bool is_from(const void *function, const void *base)
 void tdr_malloc_init(bool *ret_is_glibc, bool *ret_is_ours)
 {
 	void *version = dlsym(RTLD_DEFAULT, "gnu_get_libc_version");
-	Dl_info libc;
+	Dl_info libc, ours;
 
 	if (next.free == first_free)
 		find_next();
 	*ret_is_glibc = version && dladdr(version, &libc);
-	*ret_is_ours = dlsym(RTLD_DEFAULT, "free") == (void *)free;
+	/* By what is not exported: that name is ours whatever the program defines. */
+	*ret_is_ours = dladdr((const void *)find_next, &ours);
 #define ASK(type, name, parameters, arguments)                                           \
-	if (!is_from((const void *)next.name, libc.dli_fbase))                           \
+	if (*ret_is_glibc && !is_from((const void *)next.name, libc.dli_fbase))          \
 		*ret_is_glibc = false;                                                   \
-	if (dlsym(RTLD_DEFAULT, #name) != (void *)name)                                  \
+	if (*ret_is_ours && !is_from(dlsym(RTLD_DEFAULT, #name), ours.dli_fbase))        \
 		*ret_is_ours = false;
 	FUNCTIONS(ASK)
-	if (!is_from((const void *)next.free, libc.dli_fbase))
-		*ret_is_glibc = false;
+	ASK(void, free, (void *), ())
 }
 
 /* ---- large requests ---- */
@@ -199,7 +199,7 @@ static size_t limit_now(void)
 /* Everything that is not served by a comparison comes by here first. */
 static void look_up(size_t size)
 {
-	if (tdr_is_to_arm() && (size >= tdr_threshold || limit_now() == 0))
+	if (limit_now() == 0 || (size >= tdr_threshold && tdr_is_to_arm()))
 		tdr_arm();
 }
 

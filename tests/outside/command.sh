@@ -49,23 +49,6 @@ expect() {
 	[[ $(<err) =~ ^($err)$ ]] || fail "$*: said something else than '$err'"
 }
 
-# hold MIB [MODE]: starts a holder of memory. Its PID is in $pid, that of the other
-# process, if any, in $other.
-hold() {
-	local ready
-	"$holder" "$@" >"$tmp/ready" &
-	disown
-	read -r ready pid other <"$tmp/ready"
-	if [ "$ready" != ready ]; then
-		echo "holder: $ready $pid $other"
-		exit 1
-	fi
-	started+=("$pid")
-	[ "$other" -eq 0 ] || started+=("$other")
-}
-mkfifo ready
-touch out err
-
 # until_true CMD...: for what happens in another process, and certainly soon.
 until_true() {
 	for _ in {1..500}; do
@@ -75,6 +58,24 @@ until_true() {
 	echo "never true: $*"
 	exit 1
 }
+
+# hold MIB [MODE]: starts a holder of memory. Its PID is in $pid, that of the other
+# process, if any, in $other.
+hold() {
+	local ready
+	: >ready
+	"$holder" "$@" >ready 2>&1 </dev/null &
+	disown
+	until_true test -s ready
+	read -r ready pid other < <(cat ready)
+	if [ "$ready" != ready ]; then
+		echo "holder: $ready $pid $other"
+		exit 1
+	fi
+	started+=("$pid")
+	[ "$other" -eq 0 ] || started+=("$other")
+}
+touch out err
 
 ended() {
 	! kill -0 "$1" 2>/dev/null
