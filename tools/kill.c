@@ -23,6 +23,8 @@
 #define TIMEOUT_DEFAULT_NS INT64_C(10000000000)
 #define FRAME_NS INT64_C(50000000)
 #define REAPED_POLL_MS 5
+#define TEXT_MAX 46u /* columns beside the bar */
+#define BAR_MAX 40u
 #define PF_KTHREAD 0x00200000u
 
 static const char help[] =
@@ -135,7 +137,7 @@ static unsigned columns(void)
 {
 	struct winsize window;
 
-	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) || window.ws_col < 40)
+	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) || window.ws_col == 0)
 		return 80;
 	return window.ws_col;
 }
@@ -143,7 +145,7 @@ static unsigned columns(void)
 static void draw(bool bar)
 {
 	uint64_t at_first, resident, back;
-	char text[128], filled[128];
+	char text[128], filled[BAR_MAX];
 	struct tool_text a, b;
 	unsigned width, full;
 	size_t left;
@@ -160,10 +162,11 @@ static void draw(bool bar)
 		tool_complain("%s; %zu to go", text, left);
 		return;
 	}
+	/* Of one length, whatever the text: that is at most so long. */
 	width = columns();
-	width = width > strlen(text) + 5 ? width - (unsigned)strlen(text) - 5 : 0;
-	if (width > 60)
-		width = 60;
+	width = width > TEXT_MAX ? width - TEXT_MAX : 0;
+	if (width > BAR_MAX)
+		width = BAR_MAX;
 	full = (unsigned)((double)back / (double)at_first * width);
 	memset(filled, '#', full);
 	memset(filled + full, '.', width - full);
