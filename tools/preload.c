@@ -273,9 +273,12 @@ __attribute__((constructor)) static void begin(void)
 	if (is_verbose && fstat(STDERR_FILENO, &stderr_at_start))
 		is_verbose = false;
 	tdr_malloc_init(&is_glibc, &is_ours);
-	if (!wants_zone || !is_glibc || !is_ours)
+	/* Not before: a sanitizer wants its addresses, and has a malloc of its own. */
+	if (wants_zone && is_glibc && is_ours)
+		tdr_zone_reserve();
+	else
 		tdr_zone_give_up();
-	has_zone = tdr_zone_init();
+	has_zone = tdr_zone_size > TDR_POOL;
 	if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child)) {
 		/* Nothing can be told from a child: all passes through. */
 		tdr_say("no memory for a fork handler: nothing is done");

@@ -101,8 +101,6 @@ static inline bool tdr_zone_has(const void *pointer)
 void tdr_zone_reserve(void);
 /* Gives it up but for the pool, before anything was taken from it. */
 void tdr_zone_give_up(void);
-/* False: there is none, or no memory for its table. */
-bool tdr_zone_init(void);
 /* Gives up what lies above all that is in use. */
 void tdr_zone_shed(void);
 

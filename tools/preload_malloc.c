@@ -93,7 +93,6 @@ static bool is_finding; /* before there are threads */
 
 static void find_next(void)
 {
-	tdr_zone_reserve();
 	is_finding = true;
 #define FIND(type, name, parameters, arguments)                                          \
 	type(*found_##name) parameters = (type(*) parameters)dlsym(RTLD_NEXT, #name);

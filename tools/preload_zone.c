@@ -362,6 +362,41 @@ static void release(struct range *range)
 
 /* ---- what malloc() asks for ---- */
 
+static void *table(size_t size)
+{
+	void *made = tdr_sys_mmap_none(NULL, size, MAP_NORESERVE);
+
+	if (made && tdr_sys_mprotect(made, size, PROT_READ | PROT_WRITE)) {
+		(void)tdr_sys_munmap(made, size);
+		made = NULL;
+	}
+	return made;
+}
+
+/* With the first allocation: small processes need none. Under the lock. */
+static bool make_tables(void)
+{
+	struct range *made;
+
+	if (ranges)
+		return true;
+	if (tdr_zone_size <= TDR_POOL)
+		return false;
+	range_at = table(tdr_zone_size / GRANULE * sizeof(range_at[0]));
+	made = range_at ? table(RANGES_MAX * sizeof(made[0])) : NULL;
+	if (!made) {
+		if (range_at)
+			(void)tdr_sys_munmap(range_at, tdr_zone_size / GRANULE *
+							       sizeof(range_at[0]));
+		return false;
+	}
+	ranges = made;
+	ranges_used = 2; /* NONE, and the first */
+	place(1, tdr_zone_start + TDR_POOL, zone_end());
+	free_list_add(1);
+	return true;
+}
+
 static bool open_up(uintptr_t start, size_t length)
 {
 	int err = tdr_sys_mprotect((void *)start, length, PROT_READ | PROT_WRITE);
@@ -377,15 +412,17 @@ void *tdr_zone_alloc(size_t size, size_t align)
 	uint32_t i = NONE;
 	bool locked;
 
-	if (!ranges || room < size || room > tdr_zone_size)
+	if (room < size || room > tdr_zone_size)
 		return NULL;
 	if (align < GRANULE)
 		align = GRANULE;
 	locked = lock();
-	if (room <= tdr_zone_size / 8 / ROOM)
-		i = take(room * ROOM, align);
-	if (i == NONE)
-		i = take(room, align);
+	if (make_tables()) {
+		if (room <= tdr_zone_size / 8 / ROOM)
+			i = take(room * ROOM, align);
+		if (i == NONE)
+			i = take(room, align);
+	}
 	if (i != NONE)
 		ranges[i].length = length;
 	unlock(locked);
@@ -586,47 +623,20 @@ void tdr_zone_give_up(void)
 {
 	size_t size = tdr_zone_size;
 
-	tdr_zone_size = TDR_POOL;
+	if (size > TDR_POOL)
+		tdr_zone_size = TDR_POOL;
 	if (size > TDR_POOL)
 		(void)tdr_sys_munmap((void *)(tdr_zone_start + TDR_POOL),
 				     size - TDR_POOL);
 }
 
-static void *table(size_t size)
-{
-	void *made = tdr_sys_mmap_none(NULL, size, MAP_NORESERVE);
-
-	if (made && tdr_sys_mprotect(made, size, PROT_READ | PROT_WRITE)) {
-		(void)tdr_sys_munmap(made, size);
-		made = NULL;
-	}
-	return made;
-}
-
-bool tdr_zone_init(void)
-{
-	struct range *made;
-
-	if (tdr_zone_size <= TDR_POOL)
-		return false;
-	range_at = table(tdr_zone_size / GRANULE * sizeof(range_at[0]));
-	made = range_at ? table(RANGES_MAX * sizeof(made[0])) : NULL;
-	if (!made) {
-		tdr_zone_give_up();
-		return false;
-	}
-	ranges = made;
-	ranges_used = 2; /* NONE, and the first */
-	place(1, tdr_zone_start + TDR_POOL, zone_end());
-	free_list_add(1);
-	return true;
-}
-
 void tdr_zone_shed(void)
 {
-	bool locked = ranges && lock();
+	bool locked = lock();
 	uint32_t i = ranges ? free_up_to(zone_end()) : NONE;
 
+	if (!ranges)
+		tdr_zone_give_up();
 	if (i != NONE) {
 		uintptr_t start = ranges[i].start, end = ranges[i].end;
 
