@@ -40,137 +40,139 @@ int td_exit_wait_reclaimed(int pidfd, int64_t timeout_ns)
 struct search {
 	int pid;
 	char name[32];
-	bool asks; /* kcmp(2) may be called */
+	bool asks; /* kcmp(2), as it may be called and there is memory to compare with */
 	struct tdi_look target;
-	int guess, guess_pid; /* nothing but its name speaks for it */
-	struct tdi_exit_helper found;
+	struct tdi_exit_sharers found;
+	bool is_certain; /* the one that was found; else its name speaks for it */
 };
 
-enum proof { NOT_IT, PERHAPS, CERTAIN };
+/* -1: nobody knows. */
+static int has_the_memory(const struct search *search, int pid)
+{
+	int is = search->asks ? tdi_sys_kcmp_vm(search->pid, pid) : -ENOSYS;
+
+	if (is < 0)
+		return -1;
+	return is == 0 && tdi_look_resident(pid) > 0;
+}
 
 /* By its name alone anybody could be the helper, or could have been that of a process
  * that had the PID before. */
-static enum proof judge(const struct search *search, int pid)
+static bool may_be_it(const struct search *search, int pid)
 {
 	struct tdi_look look;
-	int is;
 
-	if (tdi_look_at(pid, &look) || strcmp(look.name, search->name) != 0 ||
-	    look.started < search->target.started)
-		return NOT_IT;
-	is = search->asks ? tdi_sys_kcmp_vm(search->pid, pid) : -ENOSYS;
-	if (is == 0)
-		return CERTAIN;
-	/* Its memory was there to be compared with, if it still is. */
-	if (is > 0 && tdi_look_resident(search->pid) > 0)
-		return NOT_IT;
-	if (look.uid != search->target.uid || look.depth != search->target.depth ||
-	    !tdi_look_same_pidns(search->pid, pid))
-		return NOT_IT;
-	return PERHAPS;
+	return tdi_look_at(pid, &look) == 0 && strcmp(look.name, search->name) == 0 &&
+	       look.started >= search->target.started && look.uid == search->target.uid &&
+	       look.depth == search->target.depth &&
+	       tdi_look_same_pidns(search->pid, pid);
+}
+
+/* A pidfd of it; -ENOENT: it is not the one; -EMFILE and the like. */
+static int open_it(const struct search *search, int pid, bool *ret_certain)
+{
+	int pidfd = tdi_sys_pidfd_open(pid), has, still;
+	char name[16];
+
+	if (pidfd < 0)
+		return pidfd == -ESRCH || pidfd == -EINVAL ? -ENOENT : pidfd;
+	/* What is seen is of the process behind the pidfd, if that is there afterwards.
+	 */
+	has = has_the_memory(search, pid);
+	if (tdi_look_name(pid, name, sizeof(name)) || strcmp(name, search->name) != 0)
+		has = 0;
+	*ret_certain = has > 0;
+	if (has != 0 && (has > 0 || may_be_it(search, pid)) &&
+	    tdi_exit_await(pidfd, 0) == -ETIMEDOUT && tdi_look_pid(pidfd, &still) == 0)
+		return pidfd;
+	(void)tdi_sys_close(pidfd);
+	return -ENOENT;
 }
 
 static int consider(int pid, void *arg)
 {
 	struct search *search = arg;
-	enum proof proof;
+	int has, pidfd;
+	bool is_certain;
 	char name[16];
-	int pidfd, still;
 
-	if (pid == search->pid || tdi_look_name(pid, name, sizeof(name)) ||
-	    strcmp(name, search->name) != 0)
+	if (pid == search->pid)
 		return 0;
-	pidfd = tdi_sys_pidfd_open(pid);
+	/* The name is asked for last: it takes ten times as long. */
+	has = has_the_memory(search, pid);
+	if (has == 0 || tdi_look_name(pid, name, sizeof(name)))
+		return 0;
+	if (strcmp(name, search->name) != 0) {
+		search->found.others |= has > 0;
+		return 0;
+	}
+	pidfd = open_it(search, pid, &is_certain);
 	if (pidfd < 0)
-		return pidfd == -ESRCH || pidfd == -EINVAL ? 0 : pidfd;
-	proof = judge(search, pid);
-	/* What was seen is of the process behind the pidfd if that has not ended by now:
-	 * its PID was nobody else's meanwhile. */
-	if (proof != NOT_IT && tdi_exit_await(pidfd, 0) != -ETIMEDOUT)
-		proof = NOT_IT;
-	still = proof != NOT_IT ? tdi_look_pid(pidfd, &pid) : -ESRCH;
-	if (still || proof == NOT_IT || (proof == PERHAPS && search->guess >= 0)) {
-		(void)tdi_sys_close(pidfd);
-		return 0;
+		return pidfd == -ENOENT ? 0 : pidfd;
+	if (search->found.pidfd >= 0) {
+		int worse =
+			is_certain && !search->is_certain ? search->found.pidfd : pidfd;
+
+		(void)tdi_sys_close(worse);
+		if (worse == pidfd)
+			return 0;
 	}
-	if (proof == PERHAPS) {
-		search->guess = pidfd;
-		search->guess_pid = pid;
-		return 0;
-	}
-	search->found = (struct tdi_exit_helper){.pidfd = pidfd, .pid = pid};
-	return 1;
+	search->found.pidfd = pidfd;
+	search->found.pid = pid;
+	search->is_certain = is_certain;
+	return 0;
 }
 
-int tdi_exit_find(int pid, struct tdi_exit_helper *ret)
+int tdi_exit_find(int pid, struct tdi_exit_sharers *ret)
 {
-	struct search search = {.pid = pid, .guess = -1};
+	struct search search = {.pid = pid, .found = {.pidfd = -1}};
 	unsigned there = tdi_process_probe();
 	int err;
 
 	if (!(there & TDI_PROBE_PIDFD_OPEN))
 		return -ENOSYS;
-	search.asks = (there & TDI_PROBE_KCMP) != 0;
 	err = tdi_look_at(pid, &search.target);
 	if (err)
 		return err;
 	snprintf(search.name, sizeof(search.name), "td-exit:%" PRIu64,
 		 search.target.inner_pid);
+	search.asks = (there & TDI_PROBE_KCMP) && tdi_look_resident(pid) > 0;
 	err = tdi_look_each(consider, &search);
-	if (err > 0) {
-		*ret = search.found;
-		err = 0;
-	} else if (err == 0 && search.guess >= 0) {
-		*ret = (struct tdi_exit_helper){.pidfd = search.guess,
-						.pid = search.guess_pid};
-		return 0;
-	} else if (err == 0) {
-		err = -ENOENT;
+	/* It may have ended meanwhile, and compared unlike everybody. */
+	if (!err && search.asks && search.found.pidfd < 0 &&
+	    tdi_look_resident(pid) == 0) {
+		search.asks = false;
+		err = tdi_look_each(consider, &search);
 	}
-	if (search.guess >= 0)
-		(void)tdi_sys_close(search.guess);
-	return err;
+	if (err && search.found.pidfd >= 0)
+		(void)tdi_sys_close(search.found.pidfd);
+	if (err)
+		return err;
+	*ret = search.found;
+	return 0;
 }
 
 int td_exit_find(int pidfd, int *ret)
 {
-	struct tdi_exit_helper helper;
+	struct tdi_exit_sharers sharers;
 	int err = tdi_sys_pidfd_check(pidfd), pid, again;
 
 	if (!err)
 		err = tdi_look_pid(pidfd, &pid);
 	if (err)
 		return err;
-	err = tdi_exit_find(pid, &helper);
+	err = tdi_exit_find(pid, &sharers);
 	/* Was it about this process, or about one that got its PID? */
 	again = tdi_look_pid(pidfd, &pid);
 	if (again == -ESRCH) {
-		if (!err)
-			(void)tdi_sys_close(helper.pidfd);
+		if (!err && sharers.pidfd >= 0)
+			(void)tdi_sys_close(sharers.pidfd);
 		return -ESRCH;
 	}
-	if (!err)
-		*ret = helper.pidfd;
-	return err;
-}
-
-struct others {
-	int pid, helper_pid;
-};
-
-static int is_other(int pid, void *arg)
-{
-	const struct others *others = arg;
-
-	return pid != others->pid && pid != others->helper_pid &&
-	       tdi_sys_kcmp_vm(others->pid, pid) == 0 &&
-	       tdi_look_resident(pid) > 0; /* two that have none are alike, too */
-}
-
-bool tdi_exit_is_shared(int pid, int helper_pid)
-{
-	struct others others = {.pid = pid, .helper_pid = helper_pid};
-
-	return (tdi_process_probe() & TDI_PROBE_KCMP) &&
-	       tdi_look_each(is_other, &others) > 0;
+	if (err)
+		return err;
+	if (sharers.pidfd < 0)
+		return -ENOENT;
+	*ret = sharers.pidfd;
+	return 0;
 }

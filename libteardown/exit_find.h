@@ -5,19 +5,15 @@
 
 #include "base.h"
 
-struct tdi_exit_helper {
-	int pidfd; /* to be closed */
+struct tdi_exit_sharers {
+	int pidfd; /* of the helper, to be closed; -1: there is none */
 	int pid;
+	bool others; /* have the memory, too, as far as the kernel tells */
 };
 
-/* As td_exit_find(); pid: the process's, by tdi_look_pid(). */
-int tdi_exit_find(int pid, struct tdi_exit_helper *ret);
-
-/*
- * Does a process beside the two have the memory of `pid`? False, too, where the kernel
- * does not tell. Asks about each process there is.
- */
-bool tdi_exit_is_shared(int pid, int helper_pid);
+/* pid: by tdi_look_pid(). Asks about each process there is. -ESRCH; -ENOSYS; -EMFILE and
+ * what reading /proc failed with. */
+int tdi_exit_find(int pid, struct tdi_exit_sharers *ret);
 
 /* -EBADF, -ETIMEDOUT, 0: the process has ended. */
 int tdi_exit_await(int pidfd, uint64_t deadline_ns);

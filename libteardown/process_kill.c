@@ -27,6 +27,8 @@
 #define TIMEOUT_DEFAULT_NS INT64_C(10000000000)
 #define INTERVAL_DEFAULT_NS UINT64_C(50000000)
 
+/* Less is freed in about the time that moving to another CPU may take. */
+#define ASIDE_FROM (UINT64_C(256) << 20)
 #define CPUS_MAX 4096u
 #define CPU_BITS (8 * sizeof(unsigned long))
 
@@ -39,7 +41,8 @@ struct aside {
 struct killing {
 	int pidfd, pid; /* pid 0: in a namespace of which we see nothing */
 	bool may_release;
-	struct tdi_exit_helper helper; /* pidfd < 0: none, or it has ended */
+	int helper; /* its pidfd; < 0: none, or it has ended */
+	int helper_pid;
 	uint64_t deadline_ns;
 	struct tdi_process_progress progress;
 	struct td_process_report report;
@@ -79,14 +82,19 @@ static uint64_t since(const struct killing *killing)
 
 static bool look_for_helper(struct killing *killing)
 {
-	struct tdi_exit_helper helper;
+	struct tdi_exit_sharers sharers;
 
-	if (!killing->pid || tdi_exit_find(killing->pid, &helper))
+	if (!killing->pid || tdi_exit_find(killing->pid, &sharers))
 		return false;
-	killing->shared = tdi_exit_is_shared(killing->pid, helper.pid);
-	killing->helper = helper;
+	if (sharers.others)
+		killing->shared = true;
+	if (sharers.pidfd < 0)
+		return false;
+	killing->shared = sharers.others;
+	killing->helper = sharers.pidfd;
+	killing->helper_pid = sharers.pid;
 	killing->report.has_helper = true;
-	atomic_store_explicit(&killing->progress.helper_pid, helper.pid,
+	atomic_store_explicit(&killing->progress.helper_pid, sharers.pid,
 			      memory_order_relaxed);
 	return true;
 }
@@ -94,8 +102,8 @@ static bool look_for_helper(struct killing *killing)
 static void drop_helper(struct killing *killing)
 {
 	atomic_store_explicit(&killing->progress.helper_pid, 0, memory_order_relaxed);
-	(void)tdi_sys_close(killing->helper.pidfd);
-	killing->helper.pidfd = -1;
+	(void)tdi_sys_close(killing->helper);
+	killing->helper = -1;
 }
 
 /* Waits until the process ends, or the helper does, or so long. */
@@ -103,7 +111,7 @@ static void await(struct killing *killing, uint64_t until_ns)
 {
 	struct pollfd polled[2] = {
 		{.fd = killing->ended ? -1 : killing->pidfd, .events = POLLIN},
-		{.fd = killing->helper.pidfd, .events = POLLIN}};
+		{.fd = killing->helper, .events = POLLIN}};
 	uint64_t due_ns = tdi_process_progress_due(&killing->progress);
 	int err = tdi_sys_poll(polled, 2, until_ns < due_ns ? until_ns : due_ns);
 
@@ -176,7 +184,7 @@ static void try_release(struct killing *killing)
 
 static bool is_over(struct killing *killing)
 {
-	if (!killing->ended || killing->helper.pidfd >= 0)
+	if (!killing->ended || killing->helper >= 0)
 		return false;
 	/* A helper that had no name yet when it was looked for. */
 	return !killing->shared || killing->report.has_helper ||
@@ -186,7 +194,7 @@ static bool is_over(struct killing *killing)
 static void bring_back(struct killing *killing)
 {
 	for (;;) {
-		if (killing->helper.pidfd >= 0 || killing->waits)
+		if (killing->helper >= 0 || killing->waits)
 			await(killing, killing->deadline_ns);
 		else
 			try_release(killing);
@@ -205,7 +213,7 @@ static enum td_process_outcome judge(const struct killing *killing)
 {
 	if (killing->ended && killing->shared)
 		return TD_PROCESS_SHARED;
-	if (!killing->ended || killing->helper.pidfd >= 0)
+	if (!killing->ended || killing->helper >= 0)
 		return TD_PROCESS_PARTLY;
 	if (killing->report.has_helper || killing->released)
 		return TD_PROCESS_RELEASED;
@@ -236,7 +244,7 @@ static void finish(struct killing *killing)
 	if (killing->progress.fn)
 		killing->progress.fn(killing->progress.arg, report->left,
 				     report->resident, since(killing));
-	if (killing->helper.pidfd >= 0)
+	if (killing->helper >= 0)
 		drop_helper(killing);
 }
 
@@ -252,12 +260,10 @@ static int look_first(struct killing *killing)
 	(void)look_for_helper(killing);
 	if (killing->pid)
 		killing->report.resident = tdi_look_resident(
-			killing->helper.pidfd >= 0 ? killing->helper.pid : killing->pid);
+			killing->helper >= 0 ? killing->helper_pid : killing->pid);
 	killing->had_ended = tdi_exit_await(killing->pidfd, 0) == 0;
 	killing->was_ending = killing->pid && killing->report.resident == 0;
 	killing->was_dumping = killing->pid && tdi_look_dumps_core(killing->pid);
-	if (killing->pid && !killing->may_release && killing->helper.pidfd < 0)
-		killing->shared = tdi_exit_is_shared(killing->pid, 0);
 	/* Was all that about this process, or about one that got its PID? */
 	if (killing->pid && tdi_look_pid(killing->pidfd, &again) == -ESRCH)
 		return -ESRCH;
@@ -282,10 +288,12 @@ static void hand_over(struct td_process_report *report, const struct killing *ki
 static void step_aside(const struct killing *killing, struct aside *aside)
 {
 	unsigned long cpus[CPUS_MAX / CPU_BITS], others = 0;
-	int cpu = killing->pid ? tdi_look_cpu(killing->pid) : -1;
 	unsigned here, node;
+	int cpu = -1;
 
 	aside->is = false;
+	if (killing->report.resident >= ASIDE_FROM)
+		cpu = tdi_look_cpu(killing->pid);
 	if (cpu < 0 || (unsigned)cpu >= CPUS_MAX || !killing->may_release ||
 	    tdi_sys_getcpu(&here, &node) || (int)here != cpu ||
 	    tdi_sys_getaffinity(aside->cpus, sizeof(aside->cpus)))
@@ -321,7 +329,7 @@ static int kill_it(struct killing *killing, int64_t timeout_ns)
 	step_aside(killing, &aside);
 	killing->deadline_ns = tdi_sys_deadline(timeout_ns);
 	err = tdi_sys_pidfd_send_signal(killing->pidfd, SIGKILL);
-	if (!err && killing->helper.pidfd < 0)
+	if (!err && killing->helper < 0)
 		try_release(killing);
 	step_back(&aside);
 	if (err) {
@@ -332,7 +340,7 @@ static int kill_it(struct killing *killing, int64_t timeout_ns)
 	finish(killing);
 	return 0;
 out:
-	if (killing->helper.pidfd >= 0)
+	if (killing->helper >= 0)
 		drop_helper(killing);
 	return err;
 }
@@ -341,7 +349,7 @@ int td_process_kill(int pidfd, const struct td_process_kill_opts *opts,
 		    struct td_process_report *report)
 {
 	struct td_process_kill_opts ours = {.size = sizeof(ours)};
-	struct killing killing = {.pidfd = pidfd, .helper = {.pidfd = -1}};
+	struct killing killing = {.pidfd = pidfd, .helper = -1};
 	unsigned there;
 	int err = tdi_opts_take(&ours, sizeof(ours), opts);
 

@@ -67,23 +67,22 @@ static bool is_dying(int pid)
 /* 0: a helper was there, and has ended; 1: there is none; else the answer. */
 static int await_helper(int pidfd, int said, uint64_t deadline_ns)
 {
-	struct tdi_exit_helper helper;
+	struct tdi_exit_sharers sharers;
 	int pid, again, err = tdi_look_pid(pidfd, &pid);
 
 	if (!err)
-		err = tdi_exit_find(pid, &helper);
-	if (err)
+		err = tdi_exit_find(pid, &sharers);
+	if (err || sharers.pidfd < 0)
 		return 1;
-	if (tdi_look_pid(pidfd, &again) ||
-	    (said == -EINVAL && tdi_exit_is_shared(pid, helper.pid)) ||
+	if (tdi_look_pid(pidfd, &again) || sharers.others ||
 	    (said != -ESRCH && !is_dying(pid))) {
 		err = said;
 	} else {
-		err = tdi_exit_await(helper.pidfd, deadline_ns);
+		err = tdi_exit_await(sharers.pidfd, deadline_ns);
 		if (err == -ETIMEDOUT)
 			err = -EAGAIN;
 	}
-	(void)tdi_sys_close(helper.pidfd);
+	(void)tdi_sys_close(sharers.pidfd);
 	return err;
 }
 

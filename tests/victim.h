@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <teardown/exit.h>
 #include <unistd.h>
 
 #define VICTIM_SIZE (TDT_SANITIZED ? 32 * MIB : 128 * MIB)
@@ -26,10 +27,12 @@ enum victim_sharer {
 	STRANGER,    /* has the memory until the test says so */
 	HELPER,	     /* named as an exit helper is, and ends after the process */
 	LONG_HELPER, /* the same, but ends when the test says so */
+	HELPER_AND_STRANGER,
+	ARMED, /* by td_exit_arm() */
 };
 
 struct victim {
-	pid_t pid, sharer;
+	pid_t pid, sharer, stranger;
 	int pidfd;
 	int hold; /* closed: who waits for the test ends */
 };
@@ -76,22 +79,43 @@ static void *victim_thread(void *arg)
 	return NULL;
 }
 
-static pid_t victim_clone_sharer(const struct victim_plan *plan, int hold)
+static pid_t victim_clone(enum victim_sharer kind, int hold)
 {
-	static char stack[64 * 1024] __attribute__((aligned(64)));
-	static struct victim_self self;
+	static char stacks[2][64 * 1024] __attribute__((aligned(64)));
+	static struct victim_self selves[2];
+	int which = kind == STRANGER;
+	struct victim_self *self = &selves[which];
 
-	self.hold = hold;
-	self.parent_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	self.ends_with_parent = plan->sharer == HELPER;
-	if (plan->sharer != STRANGER)
-		snprintf(self.name, sizeof(self.name), "td-exit:%d", getpid());
-	return clone(victim_share, stack + sizeof(stack), CLONE_VM, &self);
+	self->hold = hold;
+	self->parent_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	self->ends_with_parent = kind == HELPER;
+	if (kind != STRANGER)
+		snprintf(self->name, sizeof(self->name), "td-exit:%d", getpid());
+	return clone(victim_share, stacks[which] + sizeof(stacks[which]), CLONE_VM, self);
+}
+
+/* The sharers that there are to be. */
+static bool victim_share_with(enum victim_sharer kind, int hold, pid_t *pids)
+{
+	struct td_exit_state state = {.size = sizeof(state)};
+	bool both = kind == HELPER_AND_STRANGER;
+
+	if (kind == NO_SHARER)
+		return true;
+	if (kind == ARMED) {
+		if (td_exit_arm(NULL) || td_exit_check(&state))
+			return false;
+		pids[0] = state.pid;
+		return true;
+	}
+	pids[0] = victim_clone(both ? HELPER : kind, hold);
+	pids[1] = both ? victim_clone(STRANGER, hold) : 0;
+	return pids[0] > 0 && pids[1] >= 0;
 }
 
 static void victim_live(const struct victim_plan *plan, int hold, int told)
 {
-	pid_t sharer = 0;
+	pid_t pids[2] = {0, 0};
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (plan->size) {
@@ -110,9 +134,8 @@ static void victim_live(const struct victim_plan *plan, int hold, int told)
 		if (pthread_create(&thread, NULL, victim_thread, NULL))
 			_exit(1);
 	}
-	if (plan->sharer != NO_SHARER)
-		sharer = victim_clone_sharer(plan, hold);
-	if (sharer < 0 || write(told, &sharer, sizeof(sharer)) != sizeof(sharer))
+	if (!victim_share_with(plan->sharer, hold, pids) ||
+	    write(told, pids, sizeof(pids)) != sizeof(pids))
 		_exit(1);
 	close(told);
 	for (;;)
@@ -140,6 +163,7 @@ static inline struct victim victim_start(struct victim_plan plan)
 {
 	struct victim victim = {.sharer = 0};
 	int hold[2], told[2];
+	pid_t pids[2];
 
 	ck_assert_int_eq(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
 	ck_assert_int_eq(pipe2(hold, O_CLOEXEC), 0);
@@ -155,12 +179,13 @@ static inline struct victim victim_start(struct victim_plan plan)
 	close(hold[0]);
 	close(told[1]);
 	victim.hold = hold[1];
-	ck_assert_int_eq(read(told[0], &victim.sharer, sizeof(victim.sharer)),
-			 sizeof(victim.sharer));
+	ck_assert_int_eq(read(told[0], pids, sizeof(pids)), sizeof(pids));
+	victim.sharer = pids[0];
+	victim.stranger = pids[1];
 	close(told[0]);
 	victim.pidfd = (int)syscall(SYS_pidfd_open, victim.pid, 0);
 	ck_assert_int_ge(victim.pidfd, 0);
-	if (plan.sharer == HELPER || plan.sharer == LONG_HELPER)
+	if (plan.sharer != NO_SHARER && plan.sharer != STRANGER)
 		victim_await_name(victim.sharer, "td-exit:");
 	return victim;
 }
@@ -178,12 +203,16 @@ static inline int victim_end(struct victim *victim)
 	int status = -1;
 
 	kill(victim->pid, SIGKILL);
-	close(victim->hold);
+	if (victim->hold >= 0)
+		close(victim->hold);
 	ck_assert_int_eq(waitpid(victim->pid, &status, 0), victim->pid);
 	if (victim->sharer > 0) {
 		kill(victim->sharer, SIGCONT);
 		ck_assert_int_eq(waitpid(victim->sharer, NULL, __WALL), victim->sharer);
 	}
+	if (victim->stranger > 0)
+		ck_assert_int_eq(waitpid(victim->stranger, NULL, __WALL),
+				 victim->stranger);
 	close(victim->pidfd);
 	return status;
 }
