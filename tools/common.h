@@ -60,7 +60,7 @@ uint64_t tool_size(const char *option, const char *text); /* bytes, or with K, M
 unsigned tool_number(const char *option, const char *text, unsigned min, unsigned max);
 int64_t tool_nanoseconds(const char *option, const char *text); /* of "1.5" seconds */
 
-/* The processes that are named, each once; allocated, and never freed. */
+/* The processes that are named, each once; to be freed. */
 struct tool_process {
 	pid_t pid;
 	int pidfd; /* -1: not opened */

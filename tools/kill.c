@@ -360,6 +360,8 @@ static int kill_them(int argc, char **argv)
 		in_time = false;
 	}
 	tool_flush();
+	free(work.targets); /* the threads look at it no more, even if they still run */
+	free(processes);
 	if (failed)
 		return TOOL_FAILED;
 	if (not_found)

@@ -251,9 +251,13 @@ static int wait_for_them(int argc, char **argv)
 					      : "its exit helper was still at work");
 	}
 	tool_flush();
+	in_time = nr_waiting(targets, n) == 0;
+	free(polled);
+	free(targets);
+	free(processes);
 	if (!found)
 		return TOOL_NOT_FOUND;
-	return nr_waiting(targets, n) > 0 ? TOOL_TIMEOUT : TOOL_OK;
+	return in_time ? TOOL_OK : TOOL_TIMEOUT;
 }
 
 const struct tool_command tool_wait = {

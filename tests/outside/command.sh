@@ -99,12 +99,12 @@ waiting() {
 
 # ---- installed ----
 
-DESTDIR=$tmp/root meson install -C "$build" --no-rebuild >log 2>&1 || {
+DESTDIR=$tmp/dest meson install -C "$build" --no-rebuild >log 2>&1 || {
 	cat log
 	exit 1
 }
-teardown=$(find root -path '*/bin/teardown')
-manual=$(find root -path '*/man/man1/teardown.1')
+teardown=$(find dest -path '*/bin/teardown')
+manual=$(find dest -path '*/man/man1/teardown.1')
 if [ -z "$teardown" ] || [ -z "$manual" ]; then
 	echo "not installed: the command or its man page"
 	exit 1
@@ -159,8 +159,8 @@ expect 125 '' 'teardown: kill: cannot write to standard output: .*' \
 # ---- run ----
 
 # What was installed with it is found beside it, wherever that is.
-if [ -n "$(find root -name libteardown-run.so)" ]; then
-	expect 0 ".* $tmp/root/[^ ]*/teardown/libteardown-run.so.*" '' \
+if [ -n "$(find dest -name libteardown-run.so)" ]; then
+	expect 0 ".* $tmp/dest/[^ ]*/teardown/libteardown-run.so.*" '' \
 		"$teardown" run cat /proc/self/maps
 else
 	skipped+=("libteardown-run.so: it is not built here")
