@@ -7,10 +7,10 @@
 # shellcheck disable=SC2016,SC2317 # other shells' variables; functions called indirectly
 set -euo pipefail
 
-src=$1
-build=$2
-holder=$3
-preloaded=$4
+src=$(realpath "$1")
+build=$(realpath "$2")
+holder=$(realpath "$3")
+preloaded=$(realpath "$4")
 tmp=$(mktemp -d)
 bad=0
 skipped=()
