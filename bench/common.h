@@ -28,7 +28,7 @@ struct bench_scenario {
 
 extern const struct bench_scenario bench_put, bench_reclaim, bench_unmap, bench_threshold,
 	bench_lookup, bench_stall, bench_slices, bench_batch, bench_refs, bench_small,
-	bench_budget, bench_foreground;
+	bench_budget, bench_foreground, bench_kill;
 
 /* ---- measuring ---- */
 

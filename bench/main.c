@@ -14,9 +14,9 @@
 #define OBJECTS_MAX 1000000000u
 
 static const struct bench_scenario *const scenarios[] = {
-	&bench_put,    &bench_reclaim, &bench_unmap,  &bench_threshold,
-	&bench_lookup, &bench_stall,   &bench_slices, &bench_batch,
-	&bench_refs,   &bench_small,   &bench_budget, &bench_foreground,
+	&bench_put,    &bench_reclaim,	  &bench_unmap, &bench_threshold, &bench_lookup,
+	&bench_stall,  &bench_slices,	  &bench_batch, &bench_refs,	  &bench_small,
+	&bench_budget, &bench_foreground, &bench_kill,
 };
 #define NR_SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 

@@ -75,6 +75,13 @@ TD_TEST_PACKAGES=(g++ check shellcheck binutils util-linux libjemalloc-dev spin)
 # With its header the library has probes for tracers; nothing else needs it.
 # shellcheck disable=SC2034
 TD_PROBE_PACKAGES=(systemtap-sdt-dev)
+# It renders the man page, to see that it can be; nothing else needs it.
+# shellcheck disable=SC2034
+TD_MAN_PACKAGES=(groff-base)
 # One of td-bench's peers is built where this is there; nothing else needs it.
 # shellcheck disable=SC2034
 TD_BENCH_PACKAGES=(libck-dev)
+# Its program is tested under `teardown run`, where it is there. Its redis-check-rdb is
+# the server by another name: no service is installed that would start at once.
+# shellcheck disable=SC2034
+TD_PROGRAM_PACKAGES=(redis-tools)

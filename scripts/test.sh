@@ -211,6 +211,8 @@ tsan_runs() {
 
 td_need "${TD_BUILD_PACKAGES[@]}" "${TD_TEST_PACKAGES[@]}"
 td_want "${TD_PROBE_PACKAGES[@]}"
+td_want "${TD_MAN_PACKAGES[@]}"
+td_want "${TD_PROGRAM_PACKAGES[@]}"
 
 out=$root/build-test
 usable "$out" || {

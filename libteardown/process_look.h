@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Floor 2: what /proc says of other processes. A PID may be another process's by the
+ * time that it is used: who has a pidfd asks that for the PID again afterwards.
+ */
+#ifndef TDI_PROCESS_LOOK_H
+#define TDI_PROCESS_LOOK_H
+
+#include "base.h"
+
+/* Of the process behind a pidfd, as this process sees it. -EBADF: not a pidfd; -ESRCH: it
+ * has been waited for; -ENOENT: it is in another PID namespace, or there is no /proc. */
+int tdi_look_pid(int pidfd, int *ret);
+
+/* Bytes that are resident; 0: it has no memory, or none any more, or is not there. */
+uint64_t tdi_look_resident(int pid);
+
+/* Has each of its threads been told to end, or begun to? */
+bool tdi_look_is_dying(int pid);
+
+bool tdi_look_dumps_core(int pid);
+
+/* Where its first thread ran last; -1: nobody knows. */
+int tdi_look_cpu(int pid);
+
+struct tdi_look {
+	char name[16];	    /* of its first thread */
+	uint64_t uid;	    /* the effective one */
+	uint64_t inner_pid; /* as it sees itself, in the innermost PID namespace */
+	uint64_t depth;	    /* in how many of those it is, from ours on */
+	uint64_t started;   /* in ticks since boot */
+};
+
+/* -ESRCH: there is none; or what opening or reading failed with. */
+int tdi_look_name(int pid, char *name, size_t size);
+int tdi_look_at(int pid, struct tdi_look *ret);
+
+/* False: known to be in different ones; true, too, where that may not be asked. */
+bool tdi_look_same_pidns(int pid, int other);
+
+/* Calls fn for each process there is, until it returns non-zero, which is returned, too.
+ * Else 0, or what opening or reading /proc failed with. */
+int tdi_look_each(int (*fn)(int pid, void *arg), void *arg);
+
+/* Free memory of the system in bytes; 0: nobody knows. */
+uint64_t tdi_look_free(void);
+
+#endif

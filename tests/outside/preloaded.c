@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: MIT */
+/* Stands in for libteardown-run.so where the command is tested, not what it loads. */
+const char td_preloaded[] = "preloaded";

@@ -1,0 +1,677 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The zone: address space that is reserved once and out of which very large allocations
+ * are made.
+ *
+ *   N1  It never has a hole. The kernel would put somebody else's mapping there, and
+ *       free() would take that for ours. So memory is given back in place, and the range
+ *       is made inaccessible over what was there, in one step, never unmapped.
+ *   N2  Ranges lie side by side and cover the zone: free, in use, or dying. A free one is
+ *       inaccessible, holds no page, and has no free neighbour.
+ *   N3  A range that is in use or dying is touched by nobody but its owner: system calls
+ *       on it need no lock. The lock is for the table alone.
+ *   N4  What cannot be made inaccessible again is lost to the zone, and nothing more.
+ */
+#include "preload.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <teardown.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+#define GRANULE TDR_POOL /* as much as one page of page tables maps */
+#define RANGES_MAX 65536u
+#define NONE 0u /* no range has this index */
+
+/* So many times what was asked for is set apart while there is plenty: then realloc()
+ * finds room behind a block, and seldom moves it. */
+#define ROOM 16u
+
+enum range_state { RANGE_FREE, RANGE_USED, RANGE_DYING, RANGE_LOST };
+
+struct range {
+	struct td_work work; /* while dying */
+	uintptr_t start, end;
+	size_t length;	/* bytes that can be used, from the start, whole pages */
+	size_t emptied; /* while dying: of these, released */
+	size_t covered; /* and of these, made inaccessible */
+	size_t step;
+	uint32_t next, prev; /* free ones, and unused entries of the table */
+	enum range_state state;
+};
+
+uintptr_t tdr_zone_start;
+size_t tdr_zone_size;
+
+static struct range *ranges;
+/* Of each granule that is the first or the last of a range, that range; any other value
+ * is old. */
+static uint32_t *range_at;
+static uint32_t free_first, unused_first, ranges_used;
+
+static pthread_mutex_t zone_lock = PTHREAD_MUTEX_INITIALIZER;
+/* Who forks has the lock, and other handlers of his may come here. */
+static _Atomic(bool) is_forking;
+static pthread_t forker;
+
+static bool lock(void)
+{
+	if (atomic_load_explicit(&is_forking, memory_order_acquire) &&
+	    pthread_equal(forker, pthread_self()))
+		return false;
+	pthread_mutex_lock(&zone_lock);
+	return true;
+}
+
+static void unlock(bool locked)
+{
+	if (locked)
+		pthread_mutex_unlock(&zone_lock);
+}
+
+static size_t page_size(void)
+{
+	return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static size_t round_up(size_t value, size_t to)
+{
+	return (value + to - 1) & ~(to - 1);
+}
+
+static uint32_t *index_of(uintptr_t addr)
+{
+	return &range_at[(addr - tdr_zone_start) / GRANULE];
+}
+
+/* ---- the table, under the lock ---- */
+
+static uint32_t entry_get(void)
+{
+	uint32_t i = unused_first;
+
+	if (i != NONE)
+		unused_first = ranges[i].next;
+	else if (ranges_used < RANGES_MAX)
+		i = ranges_used++;
+	return i;
+}
+
+static void entry_put(uint32_t i)
+{
+	ranges[i].start = ranges[i].end = 0;
+	ranges[i].next = unused_first;
+	unused_first = i;
+}
+
+static void place(uint32_t i, uintptr_t start, uintptr_t end)
+{
+	ranges[i].start = start;
+	ranges[i].end = end;
+	*index_of(start) = i;
+	*index_of(end - 1) = i;
+}
+
+static void free_list_add(uint32_t i)
+{
+	ranges[i].state = RANGE_FREE;
+	ranges[i].prev = NONE;
+	ranges[i].next = free_first;
+	ranges[free_first].prev = i; /* that of NONE is nobody's */
+	free_first = i;
+}
+
+static void free_list_remove(uint32_t i)
+{
+	struct range *range = &ranges[i];
+
+	if (range->prev != NONE)
+		ranges[range->prev].next = range->next;
+	else
+		free_first = range->next;
+	ranges[range->next].prev = range->prev;
+}
+
+static uintptr_t zone_end(void)
+{
+	return tdr_zone_start + tdr_zone_size;
+}
+
+/* The free range that begins, or ends, there. */
+static uint32_t free_from(uintptr_t addr)
+{
+	uint32_t i = addr < zone_end() ? *index_of(addr) : NONE;
+
+	return i != NONE && ranges[i].state == RANGE_FREE && ranges[i].start == addr
+		       ? i
+		       : NONE;
+}
+
+static uint32_t free_up_to(uintptr_t addr)
+{
+	uint32_t i =
+		addr > tdr_zone_start + TDR_POOL ? *index_of(addr - 1) : (uint32_t)NONE;
+
+	return i != NONE && ranges[i].state == RANGE_FREE && ranges[i].end == addr ? i
+										   : NONE;
+}
+
+/* It is empty and inaccessible: N2. */
+static void make_free(uint32_t i)
+{
+	uint32_t before = free_up_to(ranges[i].start), after = free_from(ranges[i].end);
+
+	if (before != NONE) {
+		free_list_remove(before);
+		place(i, ranges[before].start, ranges[i].end);
+		entry_put(before);
+	}
+	if (after != NONE) {
+		free_list_remove(after);
+		place(i, ranges[i].start, ranges[after].end);
+		entry_put(after);
+	}
+	free_list_add(i);
+}
+
+/* Cuts [start, start + size) out of a free range, which keeps the rest. */
+static uint32_t cut(uint32_t from, uintptr_t start, size_t size)
+{
+	struct range *range = &ranges[from];
+	uint32_t i = entry_get(), front = NONE;
+
+	if (i == NONE)
+		return NONE;
+	if (start > range->start) {
+		front = entry_get();
+		if (front == NONE) {
+			entry_put(i);
+			return NONE;
+		}
+		place(front, range->start, start);
+		free_list_add(front);
+	}
+	if (start + size < range->end) {
+		place(from, start + size, range->end);
+	} else {
+		free_list_remove(from);
+		entry_put(from);
+	}
+	place(i, start, start + size);
+	ranges[i].state = RANGE_USED;
+	ranges[i].length = 0;
+	return i;
+}
+
+static uint32_t take(size_t size, size_t align)
+{
+	for (uint32_t i = free_first; i != NONE; i = ranges[i].next) {
+		uintptr_t start = round_up(ranges[i].start, align);
+
+		if (start >= ranges[i].start && start < ranges[i].end &&
+		    ranges[i].end - start >= size)
+			return cut(i, start, size);
+	}
+	return NONE;
+}
+
+/* The range of a pointer that malloc() gave. */
+static uint32_t find(const void *pointer)
+{
+	uint32_t i = *index_of((uintptr_t)pointer);
+
+	if (i == NONE || i >= ranges_used || ranges[i].start != (uintptr_t)pointer ||
+	    ranges[i].state != RANGE_USED)
+		tdr_die("not what malloc() returned, or freed already", pointer);
+	return i;
+}
+
+/* ---- giving memory back ---- */
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Over what is there: its pages go, and all that was said of it (advice, locks, charge),
+ * and there is no moment in which it is not mapped: N1. */
+static int cover(uintptr_t start, size_t length)
+{
+	return length == 0 || tdr_sys_mmap_none((void *)start, length, MAP_FIXED)
+		       ? 0
+		       : -ENOMEM;
+}
+
+#define STEP_MIN ((size_t)2 << 20)
+#define STEP_MAX ((size_t)256 << 20)
+#define COVER_STEP ((size_t)4 << 30) /* of empty page tables */
+
+/* One step of at most so many nanoseconds, about. */
+static int step(struct range *range, uint64_t target_ns, uint64_t *ret_released)
+{
+	uint64_t began = now_ns(), took;
+	size_t size = range->length - range->emptied;
+	void *addr = (void *)(range->start + range->emptied);
+
+	*ret_released = 0;
+	if (size == 0) {
+		size = range->length - range->covered;
+		if (size > COVER_STEP)
+			size = COVER_STEP;
+		if (cover(range->start + range->covered, size))
+			return -ENOMEM;
+		range->covered += size;
+		return 0;
+	}
+	if (size > range->step)
+		size = range->step;
+	/* Locked memory, or what the program has put there: it goes as it is covered. */
+	if (tdr_sys_madvise(addr, size, MADV_DONTNEED) && cover((uintptr_t)addr, size))
+		return -ENOMEM;
+	range->emptied += size;
+	*ret_released = size;
+	took = now_ns() - began;
+	if (took > target_ns && range->step > STEP_MIN)
+		range->step /= 2;
+	else if (took < target_ns / 4 && range->step < STEP_MAX)
+		range->step *= 2;
+	return 0;
+}
+
+static int release_slice(struct td_work *work, struct td_slice *slice)
+{
+	struct range *range = (struct range *)work; /* its first member */
+
+	do {
+		uint64_t released;
+
+		/* The kernel's limit on mappings: some will go. */
+		if (step(range, slice->target_ns, &released))
+			return TD_WORK_LATER;
+		slice->released += released;
+		if (range->covered == range->length)
+			return TD_WORK_DONE;
+	} while (now_ns() < slice->deadline_ns);
+	return TD_WORK_MORE;
+}
+
+static void release_done(struct td_work *work, int status)
+{
+	struct range *range = (struct range *)work;
+	bool locked = lock();
+
+	if (range->covered == range->length)
+		make_free((uint32_t)(range - ranges));
+	else
+		range->state = RANGE_LOST;
+	unlock(locked);
+	(void)status;
+}
+
+static const struct td_work_ops release_ops = {
+	.slice = release_slice,
+	.done = release_done,
+};
+
+static void release_here(struct range *range)
+{
+	uint64_t released;
+
+	for (unsigned tries = 0; range->covered < range->length && tries < 10;)
+		if (step(range, 500000, &released)) {
+			tries++;
+			nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+		}
+	release_done(&range->work, 0);
+}
+
+/* Of a range that is marked as dying. */
+static void release(struct range *range)
+{
+	struct tdr_calm before;
+
+	range->emptied = range->covered = 0;
+	range->step = STEP_MIN * 2;
+	tdr_calm(&before);
+	if (range->length >= tdr_threshold && tdr_serves()) {
+		/* A child gets it empty, and covers it. */
+		(void)tdr_sys_madvise((void *)range->start, range->length,
+				      MADV_WIPEONFORK);
+		td_work_init(&range->work, &release_ops, range->length);
+		if (td_engine_submit(NULL, &range->work) == 0) {
+			tdr_count(&tdr_counts.zone_later);
+			tdr_calm_end(&before);
+			return;
+		}
+	}
+	tdr_count(&tdr_counts.zone_here);
+	release_here(range);
+	tdr_calm_end(&before);
+}
+
+/* ---- what malloc() asks for ---- */
+
+static void *table(size_t size)
+{
+	void *made = tdr_sys_mmap_none(NULL, size, MAP_NORESERVE);
+
+	if (made && tdr_sys_mprotect(made, size, PROT_READ | PROT_WRITE)) {
+		(void)tdr_sys_munmap(made, size);
+		made = NULL;
+	}
+	return made;
+}
+
+/* With the first allocation: small processes need none. Under the lock. */
+static bool make_tables(void)
+{
+	struct range *made;
+
+	if (ranges)
+		return true;
+	if (tdr_zone_size <= TDR_POOL)
+		return false;
+	range_at = table(tdr_zone_size / GRANULE * sizeof(range_at[0]));
+	made = range_at ? table(RANGES_MAX * sizeof(made[0])) : NULL;
+	if (!made) {
+		if (range_at)
+			(void)tdr_sys_munmap(range_at, tdr_zone_size / GRANULE *
+							       sizeof(range_at[0]));
+		return false;
+	}
+	ranges = made;
+	ranges_used = 2; /* NONE, and the first */
+	place(1, tdr_zone_start + TDR_POOL, zone_end());
+	free_list_add(1);
+	return true;
+}
+
+static bool open_up(uintptr_t start, size_t length)
+{
+	int err = tdr_sys_mprotect((void *)start, length, PROT_READ | PROT_WRITE);
+
+	if (err && tdr_relieve())
+		err = tdr_sys_mprotect((void *)start, length, PROT_READ | PROT_WRITE);
+	return !err;
+}
+
+void *tdr_zone_alloc(size_t size, size_t align)
+{
+	size_t length = round_up(size, page_size()), room = round_up(size, GRANULE);
+	uint32_t i = NONE;
+	bool locked;
+
+	if (room < size || room > tdr_zone_size)
+		return NULL;
+	if (align < GRANULE)
+		align = GRANULE;
+	locked = lock();
+	if (make_tables()) {
+		if (room <= tdr_zone_size / 8 / ROOM)
+			i = take(room * ROOM, align);
+		if (i == NONE)
+			i = take(room, align);
+	}
+	if (i != NONE)
+		ranges[i].length = length;
+	unlock(locked);
+	if (i == NONE)
+		return NULL;
+	if (!open_up(ranges[i].start, length)) {
+		/* It may have opened a part. */
+		ranges[i].state = RANGE_DYING;
+		ranges[i].emptied = ranges[i].covered = 0;
+		ranges[i].step = STEP_MAX;
+		release_here(&ranges[i]);
+		return NULL;
+	}
+	tdr_count(&tdr_counts.zone_gave);
+	return (void *)ranges[i].start;
+}
+
+void tdr_zone_free(void *pointer)
+{
+	bool locked = lock();
+	struct range *range = &ranges[find(pointer)];
+
+	range->state = RANGE_DYING;
+	unlock(locked);
+	release(range);
+}
+
+size_t tdr_zone_usable(const void *pointer)
+{
+	bool locked = lock();
+	size_t length = ranges[find(pointer)].length;
+
+	unlock(locked);
+	return length;
+}
+
+/* Takes so many bytes of the free range behind it. */
+static bool extend(uint32_t i, size_t room)
+{
+	size_t more = room - (ranges[i].end - ranges[i].start);
+	uint32_t behind = free_from(ranges[i].end);
+
+	if (behind == NONE || ranges[behind].end - ranges[behind].start < more)
+		return false;
+	if (ranges[behind].end - ranges[behind].start > more) {
+		place(behind, ranges[behind].start + more, ranges[behind].end);
+	} else {
+		free_list_remove(behind);
+		entry_put(behind);
+	}
+	place(i, ranges[i].start, ranges[i].end + more);
+	return true;
+}
+
+static bool grow(uint32_t i, size_t length)
+{
+	struct range *range = &ranges[i];
+	size_t room = round_up(length, GRANULE);
+	bool locked, fits;
+
+	if (room < length)
+		return false;
+	locked = lock();
+	fits = range->end - range->start >= room || extend(i, room);
+	unlock(locked);
+	if (!fits)
+		return false;
+	if (!open_up(range->start + range->length, length - range->length)) {
+		/* As it was, were a part of it open; else what is behind stays the next
+		 * growth's, which can use it as it is. */
+		(void)cover(range->start + range->length, length - range->length);
+		return false;
+	}
+	range->length = length;
+	return true;
+}
+
+/* The end of it becomes a range of its own, which dies. */
+static void shrink(uint32_t i, size_t length)
+{
+	struct range *range = &ranges[i], *tail = NULL;
+	size_t keep = round_up(length, GRANULE), old = range->length;
+
+	if (keep < old) {
+		bool locked = lock();
+		uint32_t rest = entry_get();
+
+		if (rest != NONE) {
+			tail = &ranges[rest];
+			place(rest, range->start + keep, range->end);
+			place(i, range->start, range->start + keep);
+			tail->length = old - keep;
+			tail->state = RANGE_DYING;
+			range->length = keep;
+		}
+		unlock(locked);
+	}
+	/* What is not a granule, or all of it for want of an entry. Refused, it stays. */
+	if (range->length > length &&
+	    !cover(range->start + length, range->length - length))
+		range->length = length;
+	if (tail)
+		release(tail);
+}
+
+bool tdr_zone_resize(void *pointer, size_t size)
+{
+	size_t length = round_up(size, page_size());
+	bool locked = lock();
+	uint32_t i = find(pointer);
+
+	unlock(locked);
+	if (length < size)
+		return false;
+	if (length > ranges[i].length)
+		return grow(i, length);
+	if (length < ranges[i].length)
+		shrink(i, length);
+	return true;
+}
+
+static bool is_zero(const unsigned char *bytes, size_t size)
+{
+	return size == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0);
+}
+
+void tdr_copy(void *to, const void *from, size_t size)
+{
+	const size_t page = page_size();
+
+	for (size_t done = 0; done < size; done += page) {
+		size_t part = size - done < page ? size - done : page;
+
+		if (!is_zero((const unsigned char *)from + done, part))
+			memcpy((char *)to + done, (const char *)from + done, part);
+	}
+}
+
+void *tdr_zone_move(void *pointer, size_t size)
+{
+	void *to = tdr_zone_alloc(size, 0);
+	size_t length;
+
+	if (!to)
+		return NULL;
+	length = tdr_zone_usable(pointer);
+	/* What has been copied goes at once: nobody needs memory for both. */
+	for (size_t done = 0; done < length; done += STEP_MIN * 4) {
+		size_t part = length - done < STEP_MIN * 4 ? length - done : STEP_MIN * 4;
+
+		tdr_copy((char *)to + done, (char *)pointer + done, part);
+		(void)tdr_sys_madvise((char *)pointer + done, part, MADV_DONTNEED);
+	}
+	tdr_zone_free(pointer);
+	return to;
+}
+
+/* ---- the zone itself ---- */
+
+void tdr_zone_reserve(void)
+{
+	static char pool[TDR_POOL] __attribute__((aligned(4096)));
+	struct rlimit limit;
+	void *start = NULL;
+	size_t size = (size_t)16 << 40;
+
+	if (tdr_zone_size)
+		return;
+	/* It would be counted there. */
+	if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur != RLIM_INFINITY)
+		size = 0;
+	for (; size >= (size_t)64 << 30 && !start; size /= 4) {
+		start = tdr_sys_mmap_none(NULL, size + GRANULE, 0);
+		if (start)
+			break;
+	}
+	if (start) {
+		/* Aligned; the pieces before and behind go back. */
+		uintptr_t at = round_up((uintptr_t)start, GRANULE);
+
+		if (at > (uintptr_t)start)
+			(void)tdr_sys_munmap(start, at - (uintptr_t)start);
+		if ((uintptr_t)start + GRANULE > at)
+			(void)tdr_sys_munmap((void *)(at + size),
+					     (uintptr_t)start + GRANULE - at);
+		if (!tdr_sys_mprotect((void *)at, TDR_POOL, PROT_READ | PROT_WRITE)) {
+			tdr_zone_start = at;
+			tdr_zone_size = size;
+			return;
+		}
+		(void)tdr_sys_munmap((void *)at, size);
+	}
+	tdr_zone_start = (uintptr_t)pool;
+	tdr_zone_size = TDR_POOL;
+}
+
+void tdr_zone_give_up(void)
+{
+	size_t size = tdr_zone_size;
+
+	if (size > TDR_POOL)
+		tdr_zone_size = TDR_POOL;
+	if (size > TDR_POOL)
+		(void)tdr_sys_munmap((void *)(tdr_zone_start + TDR_POOL),
+				     size - TDR_POOL);
+}
+
+void tdr_zone_shed(void)
+{
+	bool locked = lock();
+	uint32_t i = ranges ? free_up_to(zone_end()) : NONE;
+
+	if (!ranges)
+		tdr_zone_give_up();
+	if (i != NONE) {
+		uintptr_t start = ranges[i].start, end = ranges[i].end;
+
+		free_list_remove(i);
+		entry_put(i);
+		/* First, so that nobody's mapping is ever within: N1. */
+		tdr_zone_size = start - tdr_zone_start;
+		(void)tdr_sys_munmap((void *)start, end - start);
+	}
+	unlock(locked);
+}
+
+/* ---- fork ---- */
+
+void tdr_zone_before_fork(void)
+{
+	pthread_mutex_lock(&zone_lock);
+	forker = pthread_self();
+	atomic_store_explicit(&is_forking, true, memory_order_release);
+}
+
+void tdr_zone_after_fork(bool in_child)
+{
+	/* What is dying is the parent's to release; the child has its place, empty. */
+	for (uint32_t i = 1; in_child && i < ranges_used; i++) {
+		if (ranges[i].start == 0 || ranges[i].state != RANGE_DYING)
+			continue;
+		if (cover(ranges[i].start, ranges[i].length))
+			ranges[i].state = RANGE_LOST;
+		else
+			make_free(i);
+	}
+	atomic_store_explicit(&is_forking, false, memory_order_relaxed);
+	if (in_child)
+		zone_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+	else
+		pthread_mutex_unlock(&zone_lock);
+}
