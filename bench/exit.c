@@ -136,25 +136,31 @@ static unsigned find_subjects(const struct bench_opts *opts,
 
 /* ---- what came of it ---- */
 
-/* How often nothing happened for so long that its helper must have slept on. */
-static unsigned naps(const struct bench_subject *subject)
+/* The rounds in which nothing happened for so long that its helper must have slept on. */
+static struct bench_series naps(const struct bench_subject *subject)
 {
-	unsigned n = 0;
+	struct bench_series napped = {.n = 0};
 
-	for (unsigned i = 0; i < subject->series[BEGUN_MS].n; i++)
-		n += subject->series[BEGUN_MS].values[i] >= NAP_MS;
-	return n;
+	for (unsigned i = 0; i < subject->series[BEGUN_MS].n; i++) {
+		if (subject->series[BEGUN_MS].values[i] >= NAP_MS)
+			napped.values[napped.n++] = subject->series[RECLAIM_MS].values[i];
+	}
+	return napped;
 }
 
 static void print_subject(const struct bench_subject *subject, size_t size)
 {
+	struct bench_series napped = naps(subject);
+
 	bench_print_line("exit", subject->name, now.kind->name, size);
 	printf(" end=%s", ends[now.end]);
 	bench_print_range("waitpid_ms", subject, WAITPID_MS);
 	bench_print_range("reclaim_ms", subject, RECLAIM_MS);
-	printf(" seen_ms=%.1f begun_ms=%.1f naps=%u seen_by=%s repeat=%u\n",
-	       bench_median(subject, SEEN_MS), bench_median(subject, BEGUN_MS),
-	       naps(subject), exit_watch_by(), subject->series[0].n);
+	printf(" seen_ms=%.1f begun_ms=%.1f naps=%u", bench_median(subject, SEEN_MS),
+	       bench_median(subject, BEGUN_MS), napped.n);
+	if (napped.n > 0)
+		printf(" napped_ms=%.1f", bench_summarize(&napped).median);
+	printf(" seen_by=%s repeat=%u\n", exit_watch_by(), subject->series[0].n);
 }
 
 static const struct bench_subject *find(const struct bench_subject *subjects, unsigned nr,
@@ -167,20 +173,21 @@ static const struct bench_subject *find(const struct bench_subject *subjects, un
 	return NULL;
 }
 
-/* How much sooner the memory is back than by that one, in the median and at most. */
+/* How much sooner the memory is back than by that one: in the median, and if it naps. */
 static void print_sooner(const struct bench_subject *subjects, unsigned nr, unsigned id)
 {
-	const struct bench_subject *td = find(subjects, nr, TD),
-				   *other = find(subjects, nr, id);
+	const struct bench_subject *other = find(subjects, nr, id);
+	double td = bench_median(find(subjects, nr, TD), RECLAIM_MS);
+	struct bench_series napped;
 
 	if (!other)
 		return;
-	printf(" %s_minus_td_ms=%.0f %s_worst_minus_td_ms=%.0f %s_naps=%u", other->name,
-	       bench_median(other, RECLAIM_MS) - bench_median(td, RECLAIM_MS),
-	       other->name,
-	       bench_summarize(&other->series[RECLAIM_MS]).max -
-		       bench_median(td, RECLAIM_MS),
-	       other->name, naps(other));
+	napped = naps(other);
+	printf(" %s_minus_td_ms=%.0f %s_naps=%u", other->name,
+	       bench_median(other, RECLAIM_MS) - td, other->name, napped.n);
+	if (napped.n > 0)
+		printf(" %s_napped_minus_td_ms=%.0f", other->name,
+		       bench_summarize(&napped).median - td);
 }
 
 static void print_summary(const struct bench_subject *subjects, unsigned nr, size_t size)
@@ -210,15 +217,15 @@ static void run(const struct bench_opts *opts)
 	static struct bench_subject subjects[NR_SUBJECTS];
 	unsigned nr;
 
-	puts("# processes full of memory that exit, or are killed by SIGKILL; "
-	     "waitpid_ms: until waitpid(2)\n"
-	     "# returns; reclaim_ms: until nobody is left who shares the memory (pidfd); "
-	     "seen_ms, begun_ms: until\n"
-	     "# 98, and 2, of 100 bytes are back by the kernel's count, looked at every "
-	     "5 "
-	     "ms; naps: rounds in which\n"
-	     "# for 900 ms nothing came back, since the helper had gone to sleep for a "
-	     "second");
+	puts("# processes full of memory that exit, or are killed by SIGKILL\n"
+	     "# waitpid_ms: until waitpid(2) returns; reclaim_ms: until nobody is left "
+	     "who shares the memory\n"
+	     "# (pidfd); begun_ms, seen_ms: until 10, and 98, of 100 bytes are back by "
+	     "the kernel's count,\n"
+	     "# looked at every 5 ms; naps: rounds in which nothing came back for 900 "
+	     "ms, "
+	     "since the helper slept\n"
+	     "# for a second; napped_ms: reclaim_ms of these alone");
 	exit_watch_start();
 	nr = find_subjects(opts, subjects);
 	for (unsigned k = 0; nr > 0 && k < NR_KINDS; k++) {

@@ -52,7 +52,7 @@ struct exit_times {	    /* in nanoseconds since the process was told, or was kil
 	uint64_t waited;    /* until waitpid(2) returned */
 	uint64_t reclaimed; /* until nobody was left who shared its memory */
 	uint64_t seen;	    /* until 98 of 100 bytes were back; 0: not seen */
-	uint64_t begun;	    /* until 2 of 100 were; 0: not seen */
+	uint64_t begun;	    /* until 10 of 100 were; 0: not seen */
 };
 
 void exit_watch_start(void);

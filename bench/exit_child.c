@@ -21,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Beside the main one, as many as a guest with a few CPUs and disks has. */
+/* Beside the main one: what a guest with a few CPUs has. */
 #define THREADS 8u
 #define STACK_SIZE ((size_t)64 << 10)
 
@@ -53,7 +53,8 @@ void exit_child_arm_td(void)
  * memory, closes all descriptors, has a name, and sleeps until PR_SET_PDEATHSIG tells it
  * with SIGHUP that the thread that made it has ended. Then it looks once a second
  * whether its parent is another process by now. It is not as long as another thread of
- * the process is on its way out: who comes second to that is a second late.
+ * the process is on its way out: so it is up to a second late, or not, as
+ * the threads' ends happen to come: with one thread never, with many nearly always.
  */
 static pid_t served;
 

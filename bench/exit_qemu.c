@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The real QEMU, full of memory: an emulator without a machine, whose memory is filled
- * beforehand. It is told to quit through its monitor (QMP), which is its standard input.
+ * The real QEMU, full of memory: a guest with four CPUs that are never started, whose
+ * memory is filled beforehand. It is told to quit through its monitor (QMP), which is its
+ * standard input.
  */
 #include "exit.h"
 
@@ -34,28 +35,20 @@ __attribute__((noreturn)) static void run_qemu(const struct bench_kind *kind, si
 {
 	bool memfd = kind == &bench_kinds[BENCH_MEMFD];
 	int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
-	char memory[128];
+	char memory[128], megabytes[32];
 	const char *args[ARGS_MAX] = {
-		PROGRAM,
-		"-machine",
-		"none",
-		"-S",
-		"-nodefaults",
-		"-display",
-		"none",
-		"-qmp",
-		"stdio",
-		"-object",
-		memory,
-		"-object",
-		"iothread,id=io0",
-		"-object",
-		"iothread,id=io1",
+		PROGRAM,       "-machine", "q35,memory-backend=mem",
+		"-object",     memory,	   "-m",
+		megabytes,     "-smp",	   "4",
+		"-accel",      "tcg",	   "-S",
+		"-nodefaults", "-display", "none",
+		"-qmp",	       "stdio",
 	};
-	size_t nr = 15;
+	size_t nr = 17;
 
 	snprintf(memory, sizeof(memory), "memory-backend-%s,id=mem,prealloc=on,size=%zu",
 		 memfd ? "memfd" : "ram", size);
+	snprintf(megabytes, sizeof(megabytes), "%zuK", size >> 10);
 	for (unsigned i = 0; way && i < 2 && way[i]; i++)
 		args[nr++] = way[i];
 	/* It asks for huge pages wherever it may have them. */

@@ -22,9 +22,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SAMPLE_NS UINT64_C(5000000)  /* one costs some 20 us: less than 1 of 100 CPUs */
-#define LATE_NS UINT64_C(1000000000) /* so long for the memory to be seen after the end  \
-				      */
+#define SAMPLE_NS UINT64_C(5000000) /* one costs some 20 us: less than 1 of 100 CPUs */
+#define LATE_NS                                                                          \
+	UINT64_C(1000000000) /* so long for the memory to be seen after the end          \
+			      */
 
 static const struct version {
 	const char *name, *mount, *usage;
@@ -181,7 +182,7 @@ static void look_at_memory(uint64_t full, size_t size, uint64_t start,
 	int64_t back = (int64_t)(full - used_bytes()), hundredth = (int64_t)size / 100;
 	uint64_t now = bench_now_ns() - start;
 
-	if (times->begun == 0 && back >= 2 * hundredth)
+	if (times->begun == 0 && back >= 10 * hundredth)
 		times->begun = now;
 	if (times->seen == 0 && back >= 98 * hundredth)
 		times->seen = now;
