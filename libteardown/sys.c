@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "base.h"
 #include "sys.h"
+#include "sys_internal.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -37,16 +38,10 @@ TDI_HOT static int fault(enum tdi_sys_call call, const void *addr, size_t length
 	return hook(call, (uintptr_t)addr, length, detail);
 }
 
-/* Library calls must not disturb the host's errno: many run in its free() paths. */
-#define TDI_ERRNO(expression)                                                            \
-	({                                                                               \
-		int saved_errno_ = errno;                                                \
-		long result_ = (long)(expression);                                       \
-		if (result_ == -1)                                                       \
-			result_ = -errno;                                                \
-		errno = saved_errno_;                                                    \
-		result_;                                                                 \
-	})
+int tdi_sys_fault(enum tdi_sys_call call, const void *addr, size_t length, int detail)
+{
+	return fault(call, addr, length, detail);
+}
 
 int tdi_sys_mmap_file(void *addr, size_t length, int prot, int flags, int fd,
 		      uint64_t offset, void **ret)

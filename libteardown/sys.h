@@ -48,7 +48,21 @@
 	X(getcpu)                                                                        \
 	X(move_pages)                                                                    \
 	X(poll)                                                                          \
-	X(membarrier)
+	X(membarrier)                                                                    \
+	/* of processes: sys_process.h */                                                \
+	X(clone)                                                                         \
+	X(unshare)                                                                       \
+	X(waitid)                                                                        \
+	X(pidfd_open)                                                                    \
+	X(pidfd_send_signal)                                                             \
+	X(process_mrelease)                                                              \
+	X(close_range)                                                                   \
+	X(pipe)                                                                          \
+	X(fcntl)                                                                         \
+	X(setsid)                                                                        \
+	X(chdir)                                                                         \
+	X(process_name)                                                                  \
+	X(capset)
 
 #define TDI_SYS_ENUM_(name) TDI_SYS_##name,
 enum tdi_sys_call { TDI_SYS_CALLS(TDI_SYS_ENUM_) TDI_SYS_COUNT };

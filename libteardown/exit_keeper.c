@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The keeper: makes the helper, waits for its end, and ends it.
+ *
+ * The helper is made by a process in between, which ends at once: so it is a child of
+ * init, or of the nearest subreaper, from the start. A wait for any child does not find
+ * it in the program, nor in the one that this becomes by exec, and whoever kills it
+ * leaves no zombie there.
+ */
+#include "exit_internal.h"
+#include "sys.h"
+#include "sys_process.h"
+
+#include <sched.h>
+#include <signal.h>
+
+#define END_PATIENCE_MS 1000
+
+static uint32_t tid_of(const struct tdi_exit_block *block, uint32_t *ret_word)
+{
+	/* Acquire: pairs with the helper's report. */
+	*ret_word = atomic_load_explicit(&((struct tdi_exit_block *)block)->helper,
+					 memory_order_acquire);
+	return *ret_word & TDI_EXIT_TID;
+}
+
+/* Sleeps until the helper has ended, or one of these bits is set. False: after that
+ * time. */
+static bool await(struct tdi_exit_block *block, uint32_t bits, int timeout_ms)
+{
+	uint32_t word;
+
+	while (tid_of(block, &word) != 0 && !(word & bits)) {
+		if (tdi_bare_futex_wait(&block->helper, word, timeout_ms) == -ETIMEDOUT)
+			return false;
+	}
+	return true;
+}
+
+static void say(struct tdi_exit_block *block, enum tdi_exit_answer answer, int err)
+{
+	block->error = err;
+	/* Release: pairs with the acquire of who arms, or checks. */
+	atomic_store_explicit(&block->answer, answer, memory_order_release);
+	tdi_sys_futex_wake(&block->answer, 1);
+}
+
+/* ---- making the helper ---- */
+
+/*
+ * With a table of its own the keeper is alone in holding the pipe: no child inherits it,
+ * nobody closes it. A filter may forbid that: then it is in the process's table.
+ */
+static int open_descriptors(struct tdi_exit_block *block)
+{
+	int err = tdi_sys_unshare(CLONE_FILES);
+
+	block->has_own_files = err == 0;
+	if (err && err != -EPERM && err != -ENOSYS)
+		return err;
+	err = tdi_sys_pidfd_open(block->process);
+	if (err < 0)
+		return err;
+	block->pidfd = err;
+	err = tdi_sys_pipe(&block->pipe_read, &block->pipe_write);
+	if (!err)
+		err = tdi_sys_inode(block->pipe_write, &block->pipe_inode);
+	return err;
+}
+
+static void close_one(int *fd)
+{
+	if (*fd >= 0)
+		(void)tdi_bare_close(*fd);
+	*fd = -1;
+}
+
+/* The process's own may have closed it, and opened another. */
+static void close_pipe(struct tdi_exit_block *block)
+{
+	uint64_t inode;
+
+	if (block->pipe_write >= 0 && tdi_sys_inode(block->pipe_write, &inode) == 0 &&
+	    inode == block->pipe_inode)
+		(void)tdi_bare_close(block->pipe_write);
+	block->pipe_write = -1;
+}
+
+/* What only the helper needs. A table of its own goes with the keeper. */
+static int close_descriptors(struct tdi_exit_block *block)
+{
+	if (block->has_own_files)
+		return tdi_exit_close_all_but(&block->pipe_write, 1, block->text,
+					      TDI_EXIT_TEXT_SIZE);
+	close_one(&block->pidfd);
+	close_one(&block->pipe_read);
+	return 0;
+}
+
+/* The process in between. */
+static int make(void *arg)
+{
+	struct tdi_exit_block *block = arg;
+	int got =
+		tdi_sys_clone(tdi_exit_help, block->helper_stack + TDI_EXIT_HELPER_STACK,
+			      CLONE_VM | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID |
+				      CLONE_CHILD_CLEARTID,
+			      block, &block->helper_pid, &block->helper);
+
+	if (got < 0)
+		block->report = got;
+	tdi_bare_exit(0);
+}
+
+static int make_helper(struct tdi_exit_block *block)
+{
+	/* It sleeps before the helper comes to the lower half of its stack. */
+	char *stack = block->helper_stack + TDI_EXIT_HELPER_STACK / 2;
+	int pid;
+
+	block->keep[block->nr_keep++] = block->pidfd;
+	block->keep[block->nr_keep++] = block->pipe_read;
+	tdi_exit_sort_kept(block);
+	block->report = -ESRCH; /* if it is killed before it says otherwise */
+	atomic_store_explicit(&block->helper, TDI_EXIT_TID, memory_order_relaxed);
+	pid = tdi_sys_clone(make, stack, CLONE_VM | CLONE_FILES, block, NULL, NULL);
+	if (pid < 0)
+		block->report = pid;
+	else
+		(void)tdi_sys_wait_child(pid); /* -ECHILD: somebody else has */
+	if (block->helper_pid == 0) {
+		atomic_store_explicit(&block->helper, 0, memory_order_relaxed);
+		return block->report;
+	}
+	(void)await(block, TDI_EXIT_REPORTED, -1);
+	return block->report;
+}
+
+/* ---- its end ---- */
+
+static void end_helper(struct tdi_exit_block *block)
+{
+	struct pollfd fd = {.events = POLLIN};
+	uint32_t word;
+
+	if (block->helper_pid == 0)
+		return;
+	fd.fd = tdi_sys_pidfd_open((pid_t)block->helper_pid);
+	if (tid_of(block, &word) != 0) {
+		/* By its number it is found as long as it is there, which it now was
+		 * after that was opened. A byte, since others may hold the pipe; a signal
+		 * may be forbidden by now, but who has stopped it would make us wait. */
+		(void)tdi_bare_write(block->pipe_write, "", 1);
+		if (!await(block, 0, END_PATIENCE_MS) && fd.fd >= 0)
+			(void)tdi_sys_pidfd_send_signal(fd.fd, SIGKILL);
+		(void)await(block, 0, -1);
+	}
+	if (fd.fd >= 0) {
+		while (tdi_bare_poll(&fd, 1, -1) == -EINTR)
+			;
+		(void)tdi_bare_close(fd.fd);
+	}
+	/* Ours only if the process is a subreaper. */
+	(void)tdi_sys_wait_child((pid_t)block->helper_pid);
+}
+
+void *tdi_exit_keep(void *arg)
+{
+	struct tdi_exit_block *block = arg;
+	uint32_t word;
+	int err;
+
+	(void)tdi_sys_thread_name("td-keeper");
+	block->keeper = (pid_t)tdi_sys_gettid();
+	block->pidfd = block->pipe_read = block->pipe_write = -1;
+	err = open_descriptors(block);
+	if (!err)
+		err = make_helper(block);
+	if (!err)
+		err = close_descriptors(block);
+	if (!err) {
+		say(block, TDI_EXIT_READY, 0);
+		(void)await(block, TDI_EXIT_DISARMED, -1);
+	}
+	/* One that was killed may have been followed by another of its number. */
+	if (err || tid_of(block, &word) != 0)
+		end_helper(block);
+	else
+		(void)tdi_sys_wait_child((pid_t)block->helper_pid);
+	if (!block->has_own_files) {
+		close_one(&block->pidfd);
+		close_one(&block->pipe_read);
+		close_pipe(block);
+	}
+	say(block, err ? TDI_EXIT_FAILED : TDI_EXIT_LOST, err);
+	return NULL;
+}

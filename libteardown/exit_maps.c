@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the helper gives back itself, and in which order. It works with nothing but its
+ * block: no allocator, no stdio, no strings of the C library, whose memory may be what is
+ * given back.
+ */
+#include "exit_internal.h"
+#include "sys_process.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
+#define MAPPING_MIN ((size_t)4 << 20)
+#define PIECE_MIN ((size_t)32 << 20)
+#define PIECE_HUGE ((size_t)1 << 30) /* of the largest huge pages */
+#define PIECES_MAX 1024		     /* of one mapping: reserved ones are terabytes */
+
+static bool begins(const char *text, const char *with)
+{
+	while (*with && *text == *with) {
+		text++;
+		with++;
+	}
+	return *with == '\0';
+}
+
+static const char *hex(const char *at, uintptr_t *ret)
+{
+	uintptr_t value = 0;
+
+	for (;; at++) {
+		if (*at >= '0' && *at <= '9')
+			value = value * 16 + (uintptr_t)(*at - '0');
+		else if (*at >= 'a' && *at <= 'f')
+			value = value * 16 + (uintptr_t)(*at - 'a') + 10;
+		else
+			break;
+	}
+	*ret = value;
+	return at;
+}
+
+/* Behind so many blanks-separated fields. */
+static const char *skip_fields(const char *at, int fields)
+{
+	for (; fields > 0; fields--) {
+		while (*at && *at != ' ')
+			at++;
+		while (*at == ' ')
+			at++;
+	}
+	return at;
+}
+
+static bool is_shared_memory(const char *path)
+{
+	return begins(path, "/memfd:") || begins(path, "/dev/zero") ||
+	       begins(path, "/dev/shm/") || begins(path, "/SYSV") ||
+	       begins(path, "/anon_hugepage") || begins(path, "[anon_shmem:");
+}
+
+/*
+ * Nothing that code may need, or be: no private mapping of a file, where tables of
+ * addresses are, nothing executable. Of shared memory only this process's page tables
+ * are given back; its pages are, when the last who maps them is gone.
+ */
+static bool is_to_be_given_back(const char *permissions, const char *path)
+{
+	if (permissions[2] == 'x')
+		return false;
+	if (permissions[3] == 's')
+		return is_shared_memory(path);
+	return *path == '\0' || begins(path, "[heap]") || begins(path, "[anon:") ||
+	       begins(path, "/anon_hugepage");
+}
+
+static size_t piece_of(size_t length, bool is_huge)
+{
+	size_t piece = is_huge ? PIECE_HUGE : PIECE_MIN;
+
+	while (length / piece > PIECES_MAX)
+		piece *= 2;
+	return piece;
+}
+
+/* Largest first; the smallest falls out. */
+static void insert(struct tdi_exit_block *block, uintptr_t start, uintptr_t end,
+		   bool is_huge)
+{
+	struct tdi_exit_mapping *all = block->mapping;
+	unsigned at = block->mappings;
+
+	if (at == TDI_EXIT_MAPPINGS_MAX) {
+		if (all[at - 1].end - all[at - 1].start >= end - start)
+			return;
+		at--;
+	} else {
+		block->mappings++;
+	}
+	for (; at > 0 && all[at - 1].end - all[at - 1].start < end - start; at--)
+		all[at] = all[at - 1];
+	all[at].start = start;
+	all[at].end = end;
+	all[at].piece = piece_of(end - start, is_huge);
+}
+
+static void take_line(struct tdi_exit_block *block)
+{
+	uintptr_t start, end, block_start = (uintptr_t)block->memory;
+	const char *at = hex(block->line, &start);
+	const char *permissions, *path;
+
+	if (*at != '-')
+		return;
+	at = hex(at + 1, &end);
+	if (*at != ' ' || end - start < MAPPING_MIN)
+		return;
+	if (start < block_start + block->size && end > block_start)
+		return;
+	permissions = at + 1;
+	path = skip_fields(permissions, 4);
+	if (is_to_be_given_back(permissions, path))
+		insert(block, start, end,
+		       begins(path, "/anon_hugepage") || begins(path, "/memfd:hugetlb"));
+}
+
+void tdi_exit_find_mappings(struct tdi_exit_block *block)
+{
+	int fd = tdi_bare_open("/proc/self/maps", O_RDONLY);
+	size_t length = 0;
+	ssize_t got;
+
+	block->mappings = 0;
+	block->pieces = 0;
+	if (fd < 0)
+		return;
+	while ((got = tdi_bare_read(fd, block->text, TDI_EXIT_TEXT_SIZE)) > 0) {
+		for (ssize_t i = 0; i < got; i++) {
+			char c = block->text[i];
+
+			if (c == '\n') {
+				block->line[length] = '\0';
+				take_line(block);
+				length = 0;
+			} else if (length < sizeof(block->line) - 1) {
+				/* Of a long path the beginning is enough. */
+				block->line[length++] = c;
+			}
+		}
+	}
+	(void)tdi_bare_close(fd);
+	for (unsigned i = 0; i < block->mappings; i++) {
+		struct tdi_exit_mapping *mapping = &block->mapping[i];
+
+		mapping->first = block->pieces;
+		block->pieces += (tdi_align_up(mapping->end, mapping->piece) -
+				  tdi_align_down(mapping->start, mapping->piece)) /
+				 mapping->piece;
+	}
+	atomic_store_explicit(&block->next_piece, 0, memory_order_relaxed);
+}
+
+static void zap(const struct tdi_exit_mapping *mapping, size_t number)
+{
+	uintptr_t start = tdi_align_down(mapping->start, mapping->piece) +
+			  (number - mapping->first) * mapping->piece;
+	uintptr_t end = start + mapping->piece;
+
+	if (start < mapping->start)
+		start = mapping->start;
+	if (end > mapping->end)
+		end = mapping->end;
+	if (tdi_bare_madvise(start, end - start, MADV_DONTNEED) != 0)
+		/* Locked. What cannot be given back here goes when the helper ends. */
+		(void)tdi_bare_madvise(start, end - start, MADV_DONTNEED_LOCKED);
+}
+
+void tdi_exit_zap_pieces(struct tdi_exit_block *block)
+{
+	unsigned at = 0;
+	size_t number;
+
+	while ((number = atomic_fetch_add_explicit(
+			&block->next_piece, 1, memory_order_relaxed)) < block->pieces) {
+		/* Numbers only grow. */
+		while (at + 1 < block->mappings && block->mapping[at + 1].first <= number)
+			at++;
+		zap(&block->mapping[at], number);
+	}
+}
