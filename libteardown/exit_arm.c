@@ -19,7 +19,7 @@ static int watch_error;
 static struct {
 	struct tdi_exit_block *block; /* NULL: none was armed */
 	pid_t process;
-	bool is_inherited; /* the block is the parent's, and not mapped here */
+	bool is_inherited; /* a copy of the parent's */
 	char credentials[CREDENTIALS_SIZE];
 	int pipe_write; /* in this process's table; -1 */
 	uint64_t pipe_inode;
@@ -177,6 +177,8 @@ static int arm(const struct td_exit_opts *opts)
 		tdi_exit_block_free(block);
 		return err;
 	}
+	if (armed.block)
+		tdi_exit_block_free(armed.block); /* the parent's */
 	armed.block = block;
 	armed.process = block->process;
 	armed.is_inherited = false;

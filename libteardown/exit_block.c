@@ -58,9 +58,8 @@ static int protect(char *memory, size_t size, size_t page)
 
 	if (!err)
 		err = tdi_sys_mprotect(memory + size - page, page, PROT_NONE);
-	/* A child has no helper, and a core has no use for it. */
-	if (!err)
-		err = tdi_sys_madvise(memory, size, MADV_DONTFORK);
+	/* A core has no use for it. A child has none, either, but the C library looks at
+	 * the stacks of all threads that are not there. */
 	if (!err)
 		err = tdi_sys_madvise(memory, size, MADV_DONTDUMP);
 	return err;

@@ -285,3 +285,17 @@ int tdi_exit_help(void *arg)
 		give_back(block);
 	tdi_bare_exit(0);
 }
+
+int tdi_exit_between(void *arg)
+{
+	struct tdi_exit_block *block = arg;
+	int got =
+		tdi_sys_clone(tdi_exit_help, block->helper_stack + TDI_EXIT_HELPER_STACK,
+			      CLONE_VM | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID |
+				      CLONE_CHILD_CLEARTID,
+			      block, &block->helper_pid, &block->helper);
+
+	if (got < 0)
+		block->report = got;
+	tdi_bare_exit(0);
+}

@@ -108,6 +108,8 @@ void *tdi_exit_keep(void *block);
 /* ---- exit_helper.c, which runs in the helper, and is not instrumented ---- */
 
 int tdi_exit_help(void *block);
+/* The process that makes it, and ends. */
+int tdi_exit_between(void *block);
 /* Closes all but those, which are in order. text: for the way without close_range(2). */
 int tdi_exit_close_all_but(const int *keep, unsigned nr, char *text, size_t size);
 

@@ -16,11 +16,10 @@
 
 #define END_PATIENCE_MS 1000
 
-static uint32_t tid_of(const struct tdi_exit_block *block, uint32_t *ret_word)
+static uint32_t tid_of(struct tdi_exit_block *block, uint32_t *ret_word)
 {
 	/* Acquire: pairs with the helper's report. */
-	*ret_word = atomic_load_explicit(&((struct tdi_exit_block *)block)->helper,
-					 memory_order_acquire);
+	*ret_word = atomic_load_explicit(&block->helper, memory_order_acquire);
 	return *ret_word & TDI_EXIT_TID;
 }
 
@@ -97,42 +96,31 @@ static int close_descriptors(struct tdi_exit_block *block)
 	return 0;
 }
 
-/* The process in between. */
-static int make(void *arg)
-{
-	struct tdi_exit_block *block = arg;
-	int got =
-		tdi_sys_clone(tdi_exit_help, block->helper_stack + TDI_EXIT_HELPER_STACK,
-			      CLONE_VM | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID |
-				      CLONE_CHILD_CLEARTID,
-			      block, &block->helper_pid, &block->helper);
-
-	if (got < 0)
-		block->report = got;
-	tdi_bare_exit(0);
-}
-
 static int make_helper(struct tdi_exit_block *block)
 {
 	/* It sleeps before the helper comes to the lower half of its stack. */
 	char *stack = block->helper_stack + TDI_EXIT_HELPER_STACK / 2;
-	int pid;
+	int pid, waited = 0;
 
 	block->keep[block->nr_keep++] = block->pidfd;
 	block->keep[block->nr_keep++] = block->pipe_read;
 	tdi_exit_sort_kept(block);
 	block->report = -ESRCH; /* if it is killed before it says otherwise */
 	atomic_store_explicit(&block->helper, TDI_EXIT_TID, memory_order_relaxed);
-	pid = tdi_sys_clone(make, stack, CLONE_VM | CLONE_FILES, block, NULL, NULL);
+	pid = tdi_sys_clone(tdi_exit_between, stack, CLONE_VM | CLONE_FILES, block, NULL,
+			    NULL);
 	if (pid < 0)
 		block->report = pid;
 	else
-		(void)tdi_sys_wait_child(pid); /* -ECHILD: somebody else has */
+		waited = tdi_sys_wait_child(pid);
 	if (block->helper_pid == 0) {
 		atomic_store_explicit(&block->helper, 0, memory_order_relaxed);
 		return block->report;
 	}
 	(void)await(block, TDI_EXIT_REPORTED, -1);
+	/* -ECHILD: somebody else has waited for it. */
+	if (waited && waited != -ECHILD)
+		return waited;
 	return block->report;
 }
 
