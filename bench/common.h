@@ -16,9 +16,10 @@
 /* ---- scenarios: one file each, named in main.c's table ---- */
 
 struct bench_opts {
-	size_t size;	 /* 0 = what the scenario takes by default */
-	size_t objects;	 /* the same, where objects are counted */
-	unsigned repeat; /* rounds that count */
+	size_t size;	  /* 0 = what the scenario takes by default */
+	size_t objects;	  /* the same, where objects are counted */
+	unsigned repeat;  /* rounds that count */
+	const char *only; /* NULL = all: what exit is to measure, commas between them */
 };
 
 struct bench_scenario {
@@ -28,7 +29,7 @@ struct bench_scenario {
 
 extern const struct bench_scenario bench_put, bench_reclaim, bench_unmap, bench_threshold,
 	bench_lookup, bench_stall, bench_slices, bench_batch, bench_refs, bench_small,
-	bench_budget, bench_foreground, bench_kill;
+	bench_budget, bench_foreground, bench_kill, bench_exit;
 
 /* ---- measuring ---- */
 

@@ -16,17 +16,20 @@
 static const struct bench_scenario *const scenarios[] = {
 	&bench_put,    &bench_reclaim,	  &bench_unmap, &bench_threshold, &bench_lookup,
 	&bench_stall,  &bench_slices,	  &bench_batch, &bench_refs,	  &bench_small,
-	&bench_budget, &bench_foreground, &bench_kill,
+	&bench_budget, &bench_foreground, &bench_kill,	&bench_exit,
 };
 #define NR_SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 
 static int help(void)
 {
-	printf("usage: td-bench SCENARIO [--size SIZE] [--objects M] [--repeat N]\n"
+	printf("usage: td-bench SCENARIO [--size SIZE] [--objects M] [--repeat N] "
+	       "[--only WORDS]\n"
 	       "  SIZE  bytes, or with K, M, G: KiB, MiB, GiB\n"
 	       "  M     objects, for batch: 2000 to %u\n"
 	       "  N     rounds that count, 1 to %u (default: %u), after one that does "
 	       "not\n"
+	       "  WORDS for exit: some of its subjects, kinds and ends, commas between "
+	       "them\n"
 	       "scenarios, with the sizes they take by default:\n",
 	       OBJECTS_MAX, BENCH_REPEAT_MAX, REPEAT_DEFAULT);
 	for (size_t i = 0; i < NR_SCENARIOS; i++)
@@ -68,6 +71,7 @@ int main(int argc, char **argv)
 		{"size", required_argument, NULL, 's'},
 		{"objects", required_argument, NULL, 'o'},
 		{"repeat", required_argument, NULL, 'r'},
+		{"only", required_argument, NULL, 'y'},
 		{"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
 	};
@@ -84,6 +88,8 @@ int main(int argc, char **argv)
 		else if (option == 'o')
 			opts.objects = parse_number(optarg, OBJECTS_MIN, OBJECTS_MAX,
 						    "not a number of objects:");
+		else if (option == 'y')
+			opts.only = optarg;
 		else if (option != 's')
 			return EXIT_USAGE; /* getopt_long has said why */
 		else if (!bench_parse_size(optarg, &opts.size))
