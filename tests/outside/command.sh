@@ -281,7 +281,7 @@ hold 64 arm
 waiting 0 "$pid: ended; its memory is back [0-9.]+ m?s later" "$pid"
 # The process is no more, and its helper is held up.
 hold 16 arm
-helper=$(grep -lx "td-exit:$pid" /proc/[0-9]*/comm)
+helper=$(grep -slx "td-exit:$pid" /proc/[0-9]*/comm || true) # others come and go
 helper=${helper#/proc/}
 helper=${helper%/comm}
 started+=("$helper")
