@@ -156,6 +156,29 @@ static int engine_make(void)
 	return err;
 }
 
+static int helper_arm(void)
+{
+	return td_exit_arm(TD_EXIT_OPTS(.threads = exit_threads,
+					.cgroup = has_cgroup ? cgroup : NULL));
+}
+
+/* One that changes its user all the time would wait for a helper each time. */
+#define REARMED_MOST 8
+
+void tdr_user_changed(void)
+{
+	static _Atomic(unsigned) rearmed;
+	struct tdr_calm before;
+
+	if (!tdr_serves())
+		return;
+	tdr_calm(&before);
+	if (td_exit_check(NULL) == -ESTALE && td_exit_disarm() == 0)
+		exit_error = atomic_fetch_add(&rearmed, 1) < REARMED_MOST ? helper_arm()
+									  : -EBUSY;
+	tdr_calm_end(&before);
+}
+
 void tdr_arm(void)
 {
 	int expected = ARM_LATER;
@@ -174,8 +197,7 @@ void tdr_arm(void)
 	atomic_store_explicit(&tdr_limit, usual_limit(), memory_order_relaxed);
 	tdr_calm(&before);
 	engine_error = engine_make();
-	exit_error = td_exit_arm(TD_EXIT_OPTS(.threads = exit_threads,
-					      .cgroup = has_cgroup ? cgroup : NULL));
+	exit_error = helper_arm();
 	if (!engine_error)
 		atomic_store_explicit(&served_pid, own_pid, memory_order_release);
 	atomic_store_explicit(&arm_state, ARM_DONE, memory_order_relaxed);

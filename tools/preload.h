@@ -5,6 +5,7 @@
  *
  *   preload         settings, the exit helper and the engine of this process, fork, the
  * end preload_map     in place of munmap, mmap, mremap, mlock and setrlimit
+ *   preload_user    in place of setuid and its kin
  *   preload_malloc  in place of malloc and its kin
  *   preload_zone    the address space that very large allocations come from
  *
@@ -39,6 +40,9 @@ bool tdr_serves(void);
 void tdr_much_is_mapped(void);
 bool tdr_is_to_arm(void);
 void tdr_arm(void);
+
+/* The process has another user or group: so must the helper have. */
+void tdr_user_changed(void);
 
 /* A call was refused for want of memory. True: some was pending and is back. Try again.
  */

@@ -150,6 +150,32 @@ def settings():
     check(result['err'] == '' and result['code'] == 21, 'silent unless asked', result)
 
 
+def rights():
+    """Who gives up rights has a helper without them."""
+    if os.getuid() != 0:
+        print('rights: not run by root, left out')
+        return
+    code = 'import os; os.setgid(65534); os.setuid(65534); print(1, flush=True); input()'
+    with subprocess.Popen([tool, 'run', '--', sys.executable, '-c', code], cwd='/',
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        started.add(process.pid)
+        process.stdout.readline()
+        helpers = []
+        for path in glob.glob('/proc/[0-9]*/status'):
+            try:
+                with open(path, encoding='ascii', errors='replace') as file:
+                    lines = dict(line.rstrip('\n').split(':\t', 1) for line in file
+                                 if ':\t' in line)
+            except OSError:
+                continue
+            if lines['Name'] == f'td-exit:{process.pid}' and lines['State'][0] != 'Z':
+                helpers.append(lines['Uid'])
+        process.stdin.write(b'\n')
+        process.stdin.close()
+        check(process.wait(30) == 0, 'after setuid the exit status is right')
+        check(helpers == ['65534\t65534\t65534\t65534'], f'its helper: {helpers}')
+
+
 def nobody_is_left():
     """Helpers end when the memory is back."""
     end = time.monotonic() + 10
@@ -188,5 +214,6 @@ limits()
 ends()
 other_allocators()
 settings()
+rights()
 nobody_is_left()
 sys.exit(1 if failures else 0)
