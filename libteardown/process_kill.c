@@ -52,6 +52,7 @@ struct killing {
 	bool shared;   /* as far as is known */
 	bool ended;    /* the process */
 	bool waits;    /* there is nothing to be tried any more */
+	unsigned refusals;
 	uint64_t pause_ns;
 };
 
@@ -140,12 +141,17 @@ static void await(struct killing *killing, uint64_t until_ns)
  */
 static void refused(struct killing *killing)
 {
+	uint64_t until_ns;
+
 	if (look_for_helper(killing))
 		return;
 	/* Who dumps core is refused too, and gives that up when killed. */
 	if (!killing->was_dumping)
 		killing->shared = true;
-	(void)tdi_release_pause(&killing->pause_ns, killing->deadline_ns);
+	until_ns = tdi_sys_now_ns() + ((uint64_t)1000000 << killing->refusals);
+	if (killing->refusals < 6)
+		killing->refusals++;
+	await(killing, until_ns < killing->deadline_ns ? until_ns : killing->deadline_ns);
 }
 
 static void try_release(struct killing *killing)

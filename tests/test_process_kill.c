@@ -86,14 +86,14 @@ START_TEST(a_zombie_has_nothing_left)
 	struct victim victim = victim_start((struct victim_plan){.size = MIB});
 	struct td_process_report report = asked();
 
-	kill(victim.pid, SIGTERM);
+	kill(victim.pid, SIGUSR1);
 	ck_assert(victim_has_ended(victim.pidfd, -1));
 	ck_assert_int_eq(td_process_kill(victim.pidfd, NULL, &report), 0);
 	ck_assert_int_eq(report.outcome, TD_PROCESS_NOTHING_LEFT);
 	ck_assert_uint_eq(report.resident, 0);
 	check_back(&report);
 	/* The status is that of its own end, and has not been taken. */
-	ck_assert_int_eq(WTERMSIG(victim_end(&victim)), SIGTERM);
+	ck_assert_int_eq(WTERMSIG(victim_end(&victim)), SIGUSR1);
 }
 END_TEST
 
@@ -159,7 +159,7 @@ static int end_before_the_kill(enum tdi_sys_call call, uintptr_t addr, size_t le
 	if (call == TDI_SYS_pidfd_send_signal && detail == SIGKILL && to_kill) {
 		int pidfd = (int)syscall(SYS_pidfd_open, to_kill, 0);
 
-		kill(to_kill, SIGTERM);
+		kill(to_kill, SIGUSR1);
 		ck_assert(victim_has_ended(pidfd, -1));
 		close(pidfd);
 		to_kill = 0;
@@ -178,7 +178,7 @@ START_TEST(a_process_that_ends_by_itself_has_raced)
 	ck_assert_int_eq(report.outcome, TD_PROCESS_RACED);
 	ck_assert_uint_ge(report.resident, VICTIM_SIZE);
 	check_back(&report);
-	ck_assert_int_eq(WTERMSIG(victim_end(&meant)), SIGTERM);
+	ck_assert_int_eq(WTERMSIG(victim_end(&meant)), SIGUSR1);
 }
 END_TEST
 

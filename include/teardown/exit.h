@@ -129,7 +129,7 @@ int td_exit_pidfd(int *ret);
  *
  *   timeout_ns  nanoseconds; 0 polls; TD_FOREVER
  *
- * Returns 0; -ETIMEDOUT; -EBADF: not a pidfd. Context: may block.
+ * Returns 0; -ETIMEDOUT; -EBADF: not a pidfd, or one of a thread. Context: may block.
  */
 int td_exit_wait_reclaimed(int pidfd, int64_t timeout_ns);
 
@@ -139,8 +139,9 @@ int td_exit_wait_reclaimed(int pidfd, int64_t timeout_ns);
  * as the process sees its own, its user, and, where the kernel allows to ask, by its
  * address space. Works while the process lives, and afterwards until it is waited for or
  * its PID is used again. Returns 0; -ENOENT: none was found; -EBADF: not a pidfd; -ESRCH:
- * the process has been waited for; -EMFILE, -ENFILE; what reading /proc failed with.
- * Context: reads the name of each process; never blocks.
+ * the process has been waited for; -ENOSYS: no pidfds; -EMFILE, -ENFILE; what reading
+ * /proc failed with. Context: asks about each process; waits for one that is changing
+ * its memory by exec at that moment.
  */
 int td_exit_find(int pidfd, int *ret);
 

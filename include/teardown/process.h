@@ -32,9 +32,10 @@ extern "C" {
  * that has freed it; and as process_mrelease(2) says: -EBADF: not a pidfd; -EAGAIN: not
  * all of it within the time; -EINTR: a signal came; -EINVAL: flags, the process is not
  * dying, or a live process other than its helper shares its memory; -ENOSYS: the kernel
- * (before 5.15) has no such call, or a filter forbids it: that is asked once; -ESRCH: no
- * memory is left, or none that is the process's alone any more: the usual answer for a
- * process that ends by itself.
+ * (before 5.15) has no such call, or a filter forbids it: that is asked once, and again
+ * when a filter has come; -ESRCH: the process has let go of its memory, or has been
+ * waited for: the usual answer for one that ends by itself. It may still be freeing it:
+ * td_exit_wait_reclaimed().
  * Context: blocks; not from a signal handler.
  */
 int td_process_release(int pidfd, unsigned flags, int64_t timeout_ns);
@@ -44,8 +45,9 @@ enum td_process_outcome {
 		1, /* all of it is back, by this call's help or its helper's */
 	TD_PROCESS_NOTHING_LEFT, /* it had no memory when this began: it had ended */
 	TD_PROCESS_SHARED, /* killed; a live process shares its memory and keeps it */
-	TD_PROCESS_RACED,  /* it ended by itself first, and freed its memory itself */
-	TD_PROCESS_UNSUPPORTED, /* killed; no process_mrelease(2): it frees for itself */
+	TD_PROCESS_RACED,  /* it ended by itself, or faster than it could be helped: it
+			    * freed its memory itself, which is back */
+	TD_PROCESS_UNSUPPORTED, /* killed; no process_mrelease(2): it freed for itself */
 	TD_PROCESS_PARTLY, /* killed; the time is over, the rest comes back by itself */
 };
 
@@ -55,20 +57,22 @@ const char *td_process_outcome_name(enum td_process_outcome outcome);
 struct td_process_report {
 	size_t size; /* of this struct, set by the caller */
 	enum td_process_outcome outcome;
-	int error;	       /* what the kernel last said, as a negative errno; or 0 */
-	unsigned tries;	       /* of process_mrelease(2) */
-	uint64_t resident;     /* bytes that it had when this began */
-	uint64_t left;	       /* bytes that are not back, as far as can be seen */
-	uint64_t killed_ns;    /* until it could be waited for; 0: not yet */
+	int error;	    /* what the kernel last said, as a negative errno; or 0 */
+	unsigned tries;	    /* of process_mrelease(2) */
+	uint64_t resident;  /* bytes that it had when this began */
+	uint64_t left;	    /* bytes that are not back; an estimate, without a helper */
+	uint64_t killed_ns; /* until it could be waited for; 0: not yet */
 	uint64_t reclaimed_ns; /* until its memory was back; 0: not yet */
 	bool has_helper;       /* an exit helper freed it, or is about to */
 };
 
 /*
  * How far it has come: bytes that are resident, of so many at the start, and the time
- * since then in nanoseconds. Called in order, one at a time, from a thread of its own or
- * from the caller; the last call says what the report says. It must not call
- * td_process_kill() for the same process.
+ * since then in nanoseconds. The kernel does not tell for a process that ends: where it
+ * has no exit helper, it is an estimate by what the system has free (which other
+ * processes disturb), that never grows and is 0 only when it is over. Called in order,
+ * one at a time, from a thread of its own or from the caller; the last call says what the
+ * report says. It must not call td_process_kill() for the same process.
  */
 typedef void td_process_progress_fn(void *arg, uint64_t resident, uint64_t at_first,
 				    uint64_t elapsed_ns);
@@ -95,9 +99,11 @@ struct td_process_kill_opts {
  *   opts    NULL: all defaults
  *   report  may be NULL; filled in whenever the signal was sent, also on failure
  *
- * Returns 0: the outcome is in the report; before anything is done: -EBADF: not a pidfd;
- * -EINVAL: size or flag; -ESRCH: it has been waited for already; -EPERM: not ours to
- * kill. Context: blocks, at most about timeout_ns beyond what one call in the kernel
+ * Returns 0: the outcome is in the report; before anything is done: -EBADF: not a pidfd,
+ * or one of a thread; -EINVAL, -E2BIG: size or flag; -ESRCH: it has been waited for
+ * already; -EPERM: not ours to kill; -ENOSYS: signals cannot be sent by pidfd. May keep
+ * the calling thread off one CPU for as long as the first process_mrelease(2) takes.
+ * Context: blocks, at most about timeout_ns beyond what one call in the kernel
  * takes; does not wait for the child in the caller's place; not from a signal handler.
  */
 int td_process_kill(int pidfd, const struct td_process_kill_opts *opts,
