@@ -79,6 +79,9 @@ static void *victim_thread(void *arg)
 	return NULL;
 }
 
+/* clone() itself: ThreadSanitizer's own takes every clone for a fork. */
+int __clone(int (*run)(void *), void *stack, int flags, void *arg, ...);
+
 static pid_t victim_clone(enum victim_sharer kind, int hold)
 {
 	static char stacks[2][64 * 1024] __attribute__((aligned(64)));
@@ -91,7 +94,8 @@ static pid_t victim_clone(enum victim_sharer kind, int hold)
 	self->ends_with_parent = kind == HELPER;
 	if (kind != STRANGER)
 		snprintf(self->name, sizeof(self->name), "td-exit:%d", getpid());
-	return clone(victim_share, stacks[which] + sizeof(stacks[which]), CLONE_VM, self);
+	return __clone(victim_share, stacks[which] + sizeof(stacks[which]), CLONE_VM,
+		       self);
 }
 
 /* The sharers that there are to be. */

@@ -248,13 +248,13 @@ static int finish(const struct target *target, bool quiet)
 	left = tool_bytes(report->left);
 	if (quiet)
 		return all ? TOOL_OK : TOOL_NOT_BACK;
-	printf("%d: %s, ", pid, td_process_outcome_name(report->outcome));
+	printf("%d: %s", pid, td_process_outcome_name(report->outcome));
 	if (!all)
-		printf("%s of %s not back", left.text, size.text);
-	else if (report->reclaimed_ns)
-		printf("%s in %s", size.text, tool_seconds(report->reclaimed_ns).text);
-	else
-		printf("%s", size.text);
+		printf(", %s of %s not back", left.text, size.text);
+	else if (report->resident && report->reclaimed_ns)
+		printf(", %s in %s", size.text, tool_seconds(report->reclaimed_ns).text);
+	else if (report->resident)
+		printf(", %s", size.text);
 	puts(report->has_helper ? ", by its exit helper" : "");
 	return all ? TOOL_OK : TOOL_NOT_BACK;
 }
