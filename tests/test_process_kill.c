@@ -5,6 +5,7 @@
 #include "victim.h"
 
 #include <errno.h>
+#include <sys/resource.h>
 #include <teardown.h>
 
 #define SECONDS(n) (INT64_C(1000000000) * (n))
@@ -216,6 +217,79 @@ START_TEST(a_helper_that_is_found_late_is_waited_for)
 }
 END_TEST
 
+/* In a directory of its own, which is left empty. */
+static void dump_core(const char *dir, size_t size)
+{
+	struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+	char *addr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			  -1, 0);
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (addr == MAP_FAILED || chdir(dir) || setrlimit(RLIMIT_CORE, &all))
+		_exit(1);
+	memset(addr, 1, size);
+	signal(SIGABRT, SIG_DFL);
+	abort();
+}
+
+static bool is_dumping(pid_t pid)
+{
+	char path[64], line[128];
+	int is = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	file = fopen(path, "re");
+	while (file && fgets(line, sizeof(line), file))
+		sscanf(line, "CoreDumping: %d", &is);
+	if (file)
+		fclose(file);
+	return is == 1;
+}
+
+static bool cores_are_files(void)
+{
+	FILE *file = fopen("/proc/sys/kernel/core_pattern", "re");
+	int first = file ? getc(file) : EOF;
+
+	if (file)
+		fclose(file);
+	return first != EOF && first != '|' && first != '/' && first != '\n';
+}
+
+/* It is refused as one that shares its memory is. */
+START_TEST(who_dumps_core_is_not_taken_for_shared)
+{
+	struct td_process_report report = asked();
+	char dir[] = "/tmp/test_process_kill.XXXXXX", rm[64];
+	int pidfd;
+	pid_t pid;
+
+	if (TDT_SANITIZED || !cores_are_files()) {
+		tdt_skip("cores are not written to files here");
+		return;
+	}
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	pid = fork();
+	if (pid == 0)
+		dump_core(dir, 256 * MIB);
+	ck_assert_int_gt(pid, 0);
+	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	while (!is_dumping(pid) && !victim_has_ended(pidfd, 0))
+		sched_yield();
+	ck_assert_int_eq(td_process_kill(pidfd, NULL, &report), 0);
+	ck_assert(victim_has_ended(pidfd, 0));
+	ck_assert(report.outcome == TD_PROCESS_RELEASED ||
+		  report.outcome == TD_PROCESS_RACED ||
+		  report.outcome == TD_PROCESS_NOTHING_LEFT);
+	check_back(&report);
+	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+	close(pidfd);
+	snprintf(rm, sizeof(rm), "rm -r %s", dir);
+	ck_assert_int_eq(system(rm), 0);
+}
+END_TEST
+
 /* ---- helpers, C5 ---- */
 
 START_TEST(the_helper_frees_the_memory)
@@ -396,20 +470,6 @@ START_TEST(reports_of_other_sizes_are_filled_as_far_as_they_go)
 }
 END_TEST
 
-START_TEST(outcomes_have_names)
-{
-	for (int i = TD_PROCESS_RELEASED; i <= TD_PROCESS_PARTLY; i++) {
-		const char *name = td_process_outcome_name((enum td_process_outcome)i);
-
-		ck_assert_uint_gt(strlen(name), 4);
-		for (int k = TD_PROCESS_RELEASED; k < i; k++)
-			ck_assert_str_ne(name, td_process_outcome_name(
-						       (enum td_process_outcome)k));
-	}
-	ck_assert_ptr_nonnull(td_process_outcome_name((enum td_process_outcome)99));
-}
-END_TEST
-
 int main(void)
 {
 	struct tdt *tests = tdt_suite("process_kill");
@@ -424,6 +484,7 @@ int main(void)
 	tdt_add(tests, a_process_that_ends_by_itself_has_raced, NULL, NULL);
 	tdt_add(tests, a_helper_that_ends_before_the_process_is_done_without, NULL, NULL);
 	tdt_add(tests, a_helper_that_is_found_late_is_waited_for, NULL, NULL);
+	tdt_add(tests, who_dumps_core_is_not_taken_for_shared, NULL, NULL);
 	tdt_add(tests, the_helper_frees_the_memory, NULL, NULL);
 	tdt_add(tests, a_helper_that_is_left_alone_with_the_memory_is_waited_for, NULL,
 		NULL);
@@ -435,6 +496,5 @@ int main(void)
 	tdt_add(tests, what_is_not_over_in_time_is_told, NULL, NULL);
 	tdt_add(tests, who_may_not_kill_it_is_told, NULL, NULL);
 	tdt_add(tests, reports_of_other_sizes_are_filled_as_far_as_they_go, NULL, NULL);
-	tdt_add(tests, outcomes_have_names, NULL, NULL);
 	return tdt_run(tests);
 }

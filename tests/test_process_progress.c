@@ -93,6 +93,20 @@ START_TEST(without_a_thread_the_caller_is_told_by_itself)
 }
 END_TEST
 
+START_TEST(outcomes_have_names)
+{
+	for (int i = TD_PROCESS_RELEASED; i <= TD_PROCESS_PARTLY; i++) {
+		const char *name = td_process_outcome_name((enum td_process_outcome)i);
+
+		ck_assert_uint_gt(strlen(name), 4);
+		for (int k = TD_PROCESS_RELEASED; k < i; k++)
+			ck_assert_str_ne(name, td_process_outcome_name(
+						       (enum td_process_outcome)k));
+	}
+	ck_assert_ptr_nonnull(td_process_outcome_name((enum td_process_outcome)99));
+}
+END_TEST
+
 /* C5 */
 START_TEST(a_process_with_an_armed_helper_is_killed_and_reclaimed)
 {
@@ -251,6 +265,7 @@ int main(void)
 	struct tdt *tests = tdt_suite("process_progress");
 
 	tdt_add(tests, progress_never_grows_and_ends_with_the_report, NULL, NULL);
+	tdt_add(tests, outcomes_have_names, NULL, NULL);
 	tdt_add(tests, a_thread_tells_of_progress, NULL, NULL);
 	tdt_add(tests, without_a_thread_the_caller_is_told_by_itself, NULL, NULL);
 	tdt_add(tests, a_process_with_an_armed_helper_is_killed_and_reclaimed, NULL,
