@@ -20,7 +20,6 @@
 #define LEAST_THRESHOLD ((size_t)64 << 10)
 
 size_t tdr_threshold = SIZE_MAX;
-bool tdr_ready;
 struct tdr_counts tdr_counts;
 
 /* Copied: a program may write over its environment. */
@@ -98,6 +97,11 @@ bool tdr_serves(void)
 
 	/* A child made without fork handlers, or by vfork, has the same variable. */
 	return pid && pid == getpid();
+}
+
+bool tdr_is_own_memory(void)
+{
+	return own_pid == getpid();
 }
 
 bool tdr_relieve(void)
@@ -309,7 +313,6 @@ __attribute__((constructor)) static void begin(void)
 		tdr_zone_give_up();
 		return;
 	}
-	tdr_ready = true;
 	atomic_store_explicit(&tdr_limit, usual_limit(), memory_order_relaxed);
 	atomic_store_explicit(&arm_state, ARM_LATER, memory_order_relaxed);
 	if (pid == own_pid)

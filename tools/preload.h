@@ -27,14 +27,14 @@
 
 extern size_t tdr_threshold; /* bytes: from here on a range is freed later */
 
-/* Set up in the constructor; before, all calls pass through. */
-extern bool tdr_ready;
-
 /*
  * The engine is there and is this process's: not in a child that has not armed yet, nor
  * in one that shares the memory of its parent (vfork), nor before the constructor.
  */
 bool tdr_serves(void);
+
+/* Not a child that has only borrowed this memory. */
+bool tdr_is_own_memory(void);
 
 /* Somebody maps much. A process that has not armed yet does so in its next malloc(). */
 void tdr_much_is_mapped(void);

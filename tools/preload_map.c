@@ -206,7 +206,7 @@ int mlockall(int flags)
 	long result;
 
 	/* Locked memory is counted by addresses, touched or not. */
-	if (flags & (MCL_CURRENT | MCL_FUTURE))
+	if ((flags & (MCL_CURRENT | MCL_FUTURE)) && tdr_is_own_memory())
 		tdr_zone_shed();
 	errno = error;
 	result = syscall(SYS_mlockall, flags);
@@ -223,7 +223,7 @@ static void shed_for(pid_t pid, int resource, const struct rlimit64 *limit)
 	int error = errno;
 
 	if (resource == RLIMIT_AS && limit && limit->rlim_cur != RLIM64_INFINITY &&
-	    (pid == 0 || pid == getpid()))
+	    (pid == 0 || pid == getpid()) && tdr_is_own_memory())
 		tdr_zone_shed();
 	errno = error;
 }

@@ -197,7 +197,7 @@ def nobody_is_left():
     check(not left, f'helpers that are left: {left}')
 
 
-tool, victim, own_malloc = sys.argv[1:4]
+tool, victim, own_malloc = map(os.path.abspath, sys.argv[1:4])
 started = set()
 _run = run
 

@@ -378,7 +378,7 @@ def stop(number, _):
     sys.exit(128 + number)
 
 
-tool = sys.argv[1]
+tool = os.path.abspath(sys.argv[1])
 signal.signal(signal.SIGTERM, stop)
 try:
     {'redis': test_redis, 'qemu': test_qemu, 'python': test_python}[sys.argv[2]]()
