@@ -13,8 +13,8 @@
  * for the second.
  *
  * One helper serves the whole process. What it costs while the process lives: a thread
- * and a process that sleep, some 100 KiB, and two descriptors of this process. What it
- * cannot speed up: files that are closed as the process ends, those of KVM and VFIO among
+ * and a process that sleep, and some 200 KiB; no descriptor of this process, unless a
+ * filter forbids unshare(2): then one. What it cannot speed up: files that are closed as the process ends, those of KVM and VFIO among
  * them, are closed before it is over.
  *
  * docs/exit.md says how all this goes with signals, sessions, credentials, seccomp,
@@ -50,7 +50,8 @@ struct td_exit_opts {
 	 * with the process. */
 	const char *cgroup;
 
-	/* With TD_EXIT_OOM_SCORE_ADJ: -1000 to 1000. */
+	/* With TD_EXIT_OOM_SCORE_ADJ: -1000 to 1000, from the end of the process on: as
+	 * long as it shares its memory with the helper the kernel has one for both. */
 	int oom_score_adj;
 };
 
@@ -73,8 +74,10 @@ enum td_exit_flags {
  * serves; td_exit_disarm() first); -EINVAL: size, unknown flag, oom_score_adj out of
  * range; -EBADF: one of keep_fds is not open; -ENOMEM, -EAGAIN, -EMFILE, -ENFILE: no room
  * for memory, processes or descriptors; -ENOSYS, -EPERM: the kernel has no pidfds, or a
- * filter forbids a step; what opening or writing the cgroup's or the score's file failed
- * with. On failure nothing is changed, and no process is left.
+ * filter forbids a step; -EOPNOTSUPP: the process is the first of its PID namespace, at
+ * whose end the kernel kills the others and waits for them; -EACCES: the score is lower
+ * and the process may not lower it; what writing the cgroup's file failed with. On failure
+ * nothing is changed, and no process is left.
  * Context: blocks for a millisecond or so; not from a signal handler; allocates.
  */
 int td_exit_arm(const struct td_exit_opts *opts);
@@ -118,7 +121,8 @@ int td_exit_check(struct td_exit_state *state);
  * A descriptor of the helper's pidfd, for somebody who outlives the process: sent over a
  * socket, or inherited. The caller's to close; close-on-exec. It polls readable when the
  * memory is back (row A12), or when the helper was ended before.
- * Returns 0; -ENOENT; -ECHILD; -EMFILE, -ENFILE.
+ * Returns 0; -ENOENT; -ECHILD; -ESRCH: it was killed; -EMFILE, -ENFILE; -EPERM: a filter
+ * forbids pidfd_open(2) by now.
  */
 int td_exit_pidfd(int *ret);
 
