@@ -43,10 +43,11 @@ struct entry {
 	char name[];
 };
 
-/* Before Linux 5.9. A table that changes while it is read is read again. */
+/* Before Linux 5.9, or under a filter. Of the thread: the keeper's table is its own. One
+ * that changes while it is read is read again. */
 static int close_one_by_one(const int *keep, unsigned nr, char *text, size_t size)
 {
-	int dir = tdi_bare_open("/proc/self/fd", O_RDONLY | O_DIRECTORY);
+	int dir = tdi_bare_open("/proc/thread-self/fd", O_RDONLY | O_DIRECTORY);
 	bool closed = true;
 	ssize_t got = 0;
 
@@ -54,7 +55,7 @@ static int close_one_by_one(const int *keep, unsigned nr, char *text, size_t siz
 		return dir;
 	while (closed) {
 		(void)tdi_bare_close(dir);
-		dir = tdi_bare_open("/proc/self/fd", O_RDONLY | O_DIRECTORY);
+		dir = tdi_bare_open("/proc/thread-self/fd", O_RDONLY | O_DIRECTORY);
 		if (dir < 0)
 			return dir;
 		closed = false;

@@ -67,13 +67,6 @@ static int open_descriptors(struct tdi_exit_block *block)
 	return err;
 }
 
-static void close_one(int *fd)
-{
-	if (*fd >= 0)
-		(void)tdi_bare_close(*fd);
-	*fd = -1;
-}
-
 /* The process's own may have closed it, and opened another. */
 static void close_pipe(struct tdi_exit_block *block)
 {
@@ -85,15 +78,13 @@ static void close_pipe(struct tdi_exit_block *block)
 	block->pipe_write = -1;
 }
 
-/* What only the helper needs. A table of its own goes with the keeper. */
-static int close_descriptors(struct tdi_exit_block *block)
+/* In the process's table. The helper goes on reading the numbers. */
+static void close_what_is_the_helpers(struct tdi_exit_block *block)
 {
-	if (block->has_own_files)
-		return tdi_exit_close_all_but(&block->pipe_write, 1, block->text,
-					      TDI_EXIT_TEXT_SIZE);
-	close_one(&block->pidfd);
-	close_one(&block->pipe_read);
-	return 0;
+	if (block->pidfd >= 0)
+		(void)tdi_bare_close(block->pidfd);
+	if (block->pipe_read >= 0)
+		(void)tdi_bare_close(block->pipe_read);
 }
 
 static int make_helper(struct tdi_exit_block *block)
@@ -164,8 +155,12 @@ void *tdi_exit_keep(void *arg)
 	err = open_descriptors(block);
 	if (!err)
 		err = make_helper(block);
-	if (!err)
-		err = close_descriptors(block);
+	/* A table of its own goes with the keeper. */
+	if (!block->has_own_files)
+		close_what_is_the_helpers(block);
+	else if (!err)
+		err = tdi_exit_close_all_but(&block->pipe_write, 1, block->text,
+					     TDI_EXIT_TEXT_SIZE);
 	if (!err) {
 		say(block, TDI_EXIT_READY, 0);
 		(void)await(block, TDI_EXIT_DISARMED, -1);
@@ -175,11 +170,8 @@ void *tdi_exit_keep(void *arg)
 		end_helper(block);
 	else
 		(void)tdi_sys_wait_child((pid_t)block->helper_pid);
-	if (!block->has_own_files) {
-		close_one(&block->pidfd);
-		close_one(&block->pipe_read);
+	if (!block->has_own_files)
 		close_pipe(block);
-	}
 	say(block, err ? TDI_EXIT_FAILED : TDI_EXIT_LOST, err);
 	return NULL;
 }

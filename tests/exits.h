@@ -111,7 +111,7 @@ static inline void kill_and_check(const struct served *served)
 /* A file of /proc, of one line or several, as a string. */
 static inline void read_proc(pid_t pid, const char *name, char *ret, size_t size)
 {
-	char path[64];
+	char path[128];
 	ssize_t got;
 	int fd;
 
