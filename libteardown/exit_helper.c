@@ -198,10 +198,15 @@ static int work(void *arg)
 	tdi_bare_exit_thread();
 }
 
+/* Who waits for the process was woken by the same event, and comes first: on few CPUs he
+ * would else be told when the helper has had its turn, milliseconds later. */
+#define FIRST_PAUSE_NS 50000
+
 static void give_back(struct tdi_exit_block *block)
 {
 	unsigned workers;
 
+	tdi_bare_pause(FIRST_PAUSE_NS);
 	if (!block->may_ask || !becomes_alone())
 		return;
 	set_oom_score(block);

@@ -306,6 +306,13 @@ int tdi_bare_poll(struct pollfd *fds, unsigned nr, int timeout_ms)
 				      NULL, (size_t)(_NSIG / 8)));
 }
 
+void tdi_bare_pause(long ns)
+{
+	struct timespec time = {.tv_nsec = ns};
+
+	(void)TDI_ERRNO(syscall(SYS_ppoll, NULL, 0, &time, NULL, (size_t)(_NSIG / 8)));
+}
+
 int tdi_bare_thread_is_there(pid_t process, pid_t thread)
 {
 	int err = (int)TDI_ERRNO(syscall(SYS_tgkill, process, thread, 0));
