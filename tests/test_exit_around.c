@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The exit helper and what else becomes of a process: forks, exec, vfork, other
- * credentials, a daemon, a cgroup, a core dump, a helper that is killed.
+ * credentials, a daemon, a core dump, a helper that is killed.
  */
 #include "exits.h"
 
@@ -363,53 +363,6 @@ START_TEST(the_first_of_a_pid_namespace_is_told_that_it_is_of_no_use) /* A10 */
 }
 END_TEST
 
-/* ---- cgroups ---- */
-
-/* A directory of a new cgroup, of v2 or of a hierarchy of v1. */
-static bool make_cgroup(char *path, size_t size)
-{
-	static const char *const where[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified",
-					    "/sys/fs/cgroup/freezer",
-					    "/sys/fs/cgroup/pids"};
-
-	for (size_t i = 0; i < sizeof(where) / sizeof(where[0]); i++) {
-		char procs[128];
-
-		snprintf(procs, sizeof(procs), "%s/cgroup.procs", where[i]);
-		snprintf(path, size, "%s/td-test-%d", where[i], (int)getpid());
-		if (access(procs, W_OK) == 0 && mkdir(path, 0755) == 0)
-			return true;
-	}
-	return false;
-}
-
-START_TEST(it_moves_into_a_cgroup) /* A10 */
-{
-	struct served served;
-	char path[128], procs[160], text[4096];
-	FILE *file;
-	int pid = 0;
-
-	if (!make_cgroup(path, sizeof(path))) {
-		tdt_skip("no cgroup can be made here");
-		return;
-	}
-	served = start_served(TD_EXIT_OPTS(.cgroup = path), wait_for_signals, NULL);
-	snprintf(procs, sizeof(procs), "%s/cgroup.procs", path);
-	file = fopen(procs, "re");
-	ck_assert_ptr_nonnull(file);
-	ck_assert_int_eq(fscanf(file, "%d", &pid), 1);
-	ck_assert_int_eq(pid, served.helper);
-	ck_assert_int_ne(fscanf(file, "%d", &pid), 1); /* it alone */
-	fclose(file);
-	read_proc(served.process, "cgroup", text, sizeof(text));
-	ck_assert_ptr_null(strstr(text, "td-test-"));
-	kill_and_check(&served);
-	while (rmdir(path) != 0 && errno == EBUSY)
-		;
-}
-END_TEST
-
 /* ---- a core dump ---- */
 
 #define DUMPED (32 * MIB)
@@ -511,7 +464,6 @@ int main(void)
 	tdt_add(tests, a_daemon_arms_when_it_has_become_one, own_orphans, end_orphans);
 	tdt_add(tests, the_first_of_a_pid_namespace_is_told_that_it_is_of_no_use,
 		own_orphans, end_orphans);
-	tdt_add(tests, it_moves_into_a_cgroup, own_orphans, end_orphans);
 	tdt_add(tests, a_core_dump_is_whole, own_orphans, end_orphans);
 	return tdt_run(tests);
 }
