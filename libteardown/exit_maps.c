@@ -179,16 +179,26 @@ static void zap(const struct tdi_exit_mapping *mapping, size_t number)
 		(void)tdi_bare_madvise(start, end - start, MADV_DONTNEED_LOCKED);
 }
 
-void tdi_exit_zap_pieces(struct tdi_exit_block *block)
+bool tdi_exit_zap_pieces(struct tdi_exit_block *block, uint64_t slow_ns)
 {
+	uint64_t began = slow_ns > 0 ? tdi_bare_now_ns() : 0;
 	unsigned at = 0;
 	size_t number;
 
 	while ((number = atomic_fetch_add_explicit(
 			&block->next_piece, 1, memory_order_relaxed)) < block->pieces) {
+		uint64_t ended;
+
 		/* Numbers only grow. */
 		while (at + 1 < block->mappings && block->mapping[at + 1].first <= number)
 			at++;
 		zap(&block->mapping[at], number);
+		if (slow_ns == 0)
+			continue;
+		ended = tdi_bare_now_ns();
+		if (ended - began > slow_ns)
+			return false;
+		began = ended;
 	}
+	return true;
 }

@@ -306,6 +306,15 @@ int tdi_bare_poll(struct pollfd *fds, unsigned nr, int timeout_ms)
 				      NULL, (size_t)(_NSIG / 8)));
 }
 
+/* Not by the C library: it looks for a faster way in its own memory. */
+uint64_t tdi_bare_now_ns(void)
+{
+	struct timespec now = {0};
+
+	(void)TDI_ERRNO(syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &now));
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 void tdi_bare_pause(long ns)
 {
 	struct timespec time = {.tv_nsec = ns};

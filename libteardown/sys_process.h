@@ -59,6 +59,7 @@ int tdi_bare_futex_wait(_Atomic(uint32_t) *word, uint32_t expected, int timeout_
 int tdi_bare_futex_wake(_Atomic(uint32_t) *word);
 int tdi_bare_poll(struct pollfd *fds, unsigned nr, int timeout_ms);
 void tdi_bare_pause(long ns);
+uint64_t tdi_bare_now_ns(void); /* CLOCK_MONOTONIC */
 int tdi_bare_clone(int (*run)(void *), void *stack, int flags, void *arg);
 int tdi_bare_unshare(int flags);
 int tdi_bare_thread_is_there(pid_t process, pid_t thread); /* 0, -ESRCH */
