@@ -235,12 +235,14 @@ static bool has_ended(const struct tdi_exit_block *block, int timeout_ms)
  */
 static bool await_end(const struct tdi_exit_block *block)
 {
-	const int longest = 1024;
+	/* At first the process may be about to end: it and who waits for it need the CPUs
+	 * that giving back would take. */
+	const int patient = 8, longest = 1024;
 
 	for (int wait_ms = 1;; wait_ms = wait_ms < longest ? wait_ms * 2 : longest) {
 		if (has_ended(block, wait_ms))
 			return true;
-		if (block->may_ask && is_alone())
+		if (wait_ms >= patient && block->may_ask && is_alone())
 			return true;
 		if (tdi_bare_thread_is_there(block->process, block->keeper) == 0)
 			wait_ms = longest;

@@ -22,13 +22,13 @@ struct served {
 	pid_t process, helper;
 };
 
-static void own_orphans(void)
+static inline void own_orphans(void)
 {
 	ck_assert_int_eq(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
 }
 
 /* Also of what a test that failed has left. */
-static void end_orphans(void)
+static inline void end_orphans(void)
 {
 	char path[64];
 	FILE *children;
