@@ -27,21 +27,43 @@ static struct {
 
 /* ---- fork ---- */
 
+/*
+ * The child goes on with what the lock protects: a block that is just being made or freed
+ * would be its to free, and the pipe of a helper that is being made its to close.
+ */
+static void before_fork(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+static void after_fork_in_parent(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
 static void after_fork_in_child(void)
 {
 	uint64_t inode;
 
-	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	armed.is_inherited = armed.block != NULL;
 	if (armed.pipe_write >= 0 && tdi_sys_inode(armed.pipe_write, &inode) == 0 &&
 	    inode == armed.pipe_inode)
 		(void)tdi_sys_close(armed.pipe_write);
 	armed.pipe_write = -1;
+	pthread_mutex_unlock(&lock);
 }
 
 static void watch(void)
 {
-	watch_error = -pthread_atfork(NULL, NULL, after_fork_in_child);
+	watch_error =
+		-pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+/* Never without the handlers: the lock would stay locked in a child. */
+static void enter(void)
+{
+	pthread_once(&watch_once, watch);
+	pthread_mutex_lock(&lock);
 }
 
 /* Also of one that was made without the handler, or by vfork(2). */
@@ -155,6 +177,7 @@ static int start(const struct td_exit_opts *opts, struct tdi_exit_block *block)
 
 static int arm(const struct td_exit_opts *opts)
 {
+	char credentials[CREDENTIALS_SIZE] = "";
 	struct tdi_exit_block *block;
 	int err;
 
@@ -164,7 +187,6 @@ static int arm(const struct td_exit_opts *opts)
 	 * that wait for them. */
 	if (tdi_sys_getpid() == 1)
 		return -EOPNOTSUPP;
-	pthread_once(&watch_once, watch);
 	if (watch_error)
 		return watch_error;
 	err = check_opts(opts);
@@ -172,19 +194,22 @@ static int arm(const struct td_exit_opts *opts)
 		err = tdi_exit_block_make(opts->keep_fds, opts->nr_keep_fds, &block);
 	if (err)
 		return err;
+	/* First: if another thread changes them meanwhile they are older. */
+	read_credentials(credentials);
 	err = start(opts, block);
 	if (err) {
 		tdi_exit_block_free(block);
 		return err;
 	}
-	if (armed.block)
-		tdi_exit_block_free(armed.block); /* the parent's */
+	/* A copy of the parent's. In a child of vfork(2) it would be the parent's own. */
+	if (armed.is_inherited)
+		tdi_exit_block_free(armed.block);
 	armed.block = block;
 	armed.process = block->process;
 	armed.is_inherited = false;
 	armed.pipe_write = block->has_own_files ? -1 : block->pipe_write;
 	armed.pipe_inode = block->pipe_inode;
-	read_credentials(armed.credentials);
+	memcpy(armed.credentials, credentials, sizeof(credentials));
 	return 0;
 }
 
@@ -195,7 +220,7 @@ int td_exit_arm(const struct td_exit_opts *given)
 
 	if (err)
 		return err == -E2BIG ? -EINVAL : err;
-	pthread_mutex_lock(&lock);
+	enter();
 	err = arm(&opts);
 	pthread_mutex_unlock(&lock);
 	return err;
@@ -207,7 +232,7 @@ int td_exit_disarm(void)
 {
 	struct tdi_exit_block *block = NULL;
 
-	pthread_mutex_lock(&lock);
+	enter();
 	if (is_ours()) {
 		block = armed.block;
 		atomic_fetch_or_explicit(&block->helper, TDI_EXIT_DISARMED,
@@ -244,7 +269,7 @@ int td_exit_check(struct td_exit_state *ret)
 
 	if (size < sizeof(size_t))
 		return -EINVAL;
-	pthread_mutex_lock(&lock);
+	enter();
 	err = is_there();
 	if (!err) {
 		read_credentials(credentials);
@@ -268,7 +293,7 @@ int td_exit_pidfd(int *ret)
 {
 	int err, fd = -1;
 
-	pthread_mutex_lock(&lock);
+	enter();
 	err = is_there();
 	if (!err)
 		fd = tdi_sys_pidfd_open((pid_t)armed.block->helper_pid);
