@@ -214,6 +214,7 @@ static void give_back(struct tdi_exit_block *block)
 	if (!block->may_ask || !becomes_alone())
 		return;
 	set_oom_score(block);
+	tdi_exit_unmap_files(block);
 	if (block->threads < 2)
 		return;
 	tdi_exit_find_mappings(block);

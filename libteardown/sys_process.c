@@ -275,8 +275,12 @@ int tdi_sys_leave_realtime(void)
 
 int tdi_sys_no_core(void)
 {
-	struct rlimit none = {0, 0};
+	/* To the kernel, 1 forbids to start a program that takes the dump, too. */
+	struct rlimit none = {1, 1};
 
+	if (setrlimit(RLIMIT_CORE, &none) == 0)
+		return 0;
+	none.rlim_cur = none.rlim_max = 0;
 	return (int)TDI_ERRNO(setrlimit(RLIMIT_CORE, &none));
 }
 
@@ -317,6 +321,11 @@ int tdi_bare_madvise(uintptr_t addr, size_t length, int advice)
 {
 	/* Not -errno: the helper's threads have one errno for all of them. */
 	return syscall(SYS_madvise, addr, length, advice) == 0 ? 0 : -1;
+}
+
+int tdi_bare_munmap(uintptr_t addr, size_t length)
+{
+	return (int)TDI_ERRNO(syscall(SYS_munmap, addr, length));
 }
 
 int tdi_bare_open(const char *path, int flags)

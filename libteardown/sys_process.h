@@ -63,6 +63,7 @@ int tdi_bare_unshare(int flags);
 int tdi_bare_thread_is_there(pid_t process, pid_t thread); /* 0, -ESRCH */
 /* 0 or -1. */
 int tdi_bare_madvise(uintptr_t addr, size_t length, int advice);
+int tdi_bare_munmap(uintptr_t addr, size_t length);
 int tdi_bare_open(const char *path, int flags);
 ssize_t tdi_bare_read(int fd, void *buf, size_t size);
 ssize_t tdi_bare_write(int fd, const void *buf, size_t size);
