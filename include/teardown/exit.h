@@ -72,7 +72,8 @@ enum td_exit_flags {
  *
  * Returns 0; -EALREADY: this process has a helper (td_exit_check() says whether it still
  * serves; td_exit_disarm() first); -EINVAL: size, unknown flag, oom_score_adj out of
- * range; -EBADF: one of keep_fds is not open; -ENOMEM, -EAGAIN, -EMFILE, -ENFILE: no room
+ * range, or no thread can be started, since the process's children are to be in another
+ * PID namespace; -EBADF: one of keep_fds is not open; -ENOMEM, -EAGAIN, -EMFILE, -ENFILE: no room
  * for memory, processes or descriptors; -ENOSYS, -EPERM: the kernel has no pidfds, or a
  * filter forbids a step; -EOPNOTSUPP: the process is the first of its PID namespace, at
  * whose end the kernel kills the others and waits for them; -EACCES: the score is lower
