@@ -247,7 +247,7 @@ static bool await_end(const struct tdi_exit_block *block)
 {
 	/* At first the process may be about to end: it and who waits for it need the CPUs
 	 * that giving back would take. */
-	const int patient = 8, longest = 1024;
+	const int patient = 8, long_enough = 256, longest = 1024;
 
 	for (int wait_ms = 1;; wait_ms = wait_ms < longest ? wait_ms * 2 : longest) {
 		if (has_ended(block, wait_ms))
@@ -256,7 +256,7 @@ static bool await_end(const struct tdi_exit_block *block)
 			return true;
 		if (tdi_bare_thread_is_there(block->process, block->keeper) == 0)
 			wait_ms = longest;
-		else if (!block->may_ask && wait_ms == longest)
+		else if (!block->may_ask && wait_ms >= long_enough)
 			return false;
 	}
 }
