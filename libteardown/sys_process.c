@@ -252,6 +252,19 @@ int tdi_sys_drop_caps(uint64_t but)
 	return err ? err : (int)TDI_ERRNO(syscall(SYS_capset, &header, data));
 }
 
+int tdi_sys_ids(unsigned ret[6])
+{
+	int err = (int)TDI_ERRNO(syscall(SYS_getresuid, ret, ret + 1, ret + 2));
+
+	return err ? err
+		   : (int)TDI_ERRNO(syscall(SYS_getresgid, ret + 3, ret + 4, ret + 5));
+}
+
+int tdi_sys_seccomp_mode(void)
+{
+	return (int)TDI_ERRNO(syscall(SYS_prctl, PR_GET_SECCOMP, 0, 0, 0, 0));
+}
+
 int tdi_sys_block_signals(void)
 {
 	uint64_t all = UINT64_MAX;

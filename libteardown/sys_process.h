@@ -46,6 +46,10 @@ int tdi_sys_process_name(const char *name);
 int tdi_sys_drop_caps(uint64_t but);
 /* Of the calling thread: effective ones. */
 int tdi_sys_caps(uint64_t *ret);
+/* Users and groups (real, effective, saved) of the calling thread. */
+int tdi_sys_ids(unsigned ret[6]);
+/* Its seccomp mode. */
+int tdi_sys_seccomp_mode(void);
 /* Blocks all there are, those that the C library keeps for itself, too. */
 int tdi_sys_block_signals(void);
 /* From a real-time policy to the usual one. */

@@ -207,6 +207,35 @@ START_TEST(it_closes_one_by_one_without_close_range) /* A10 */
 }
 END_TEST
 
+static void change_user_unseen(void *arg)
+{
+	struct td_exit_state state = {.size = sizeof(state)};
+
+	(void)arg;
+	tdt_fail(TDI_SYS_open, -ENOENT, 0, UINT32_MAX);
+	need_eq(td_exit_arm(NULL), 0);
+	need_eq(td_exit_check(NULL), 0);
+	need_eq(setgid(65534), 0);
+	need_eq(td_exit_check(&state), -ESTALE);
+	need_eq(setuid(65534), 0);
+	need_eq(td_exit_check(&state), -ESTALE);
+	need(state.flags & TD_EXIT_OLD_CREDENTIALS);
+	need_eq(td_exit_disarm(), 0);
+	need_eq(td_exit_arm(NULL), 0);
+	need_eq(td_exit_check(NULL), 0);
+	need_eq(td_exit_disarm(), 0);
+}
+
+START_TEST(other_credentials_are_noticed_without_proc) /* A10 */
+{
+	if (getuid() != 0) {
+		tdt_skip("only root changes its user");
+		return;
+	}
+	ck_assert_int_eq(in_child(change_user_unseen, NULL), 0);
+}
+END_TEST
+
 int main(void)
 {
 	struct tdt *tests = tdt_suite("exit_refused");
@@ -218,6 +247,8 @@ int main(void)
 	tdt_add(tests, a_child_that_holds_the_pipe_does_not_hold_it_up, own_orphans,
 		end_orphans);
 	tdt_add(tests, it_closes_one_by_one_without_close_range, own_orphans,
+		end_orphans);
+	tdt_add(tests, other_credentials_are_noticed_without_proc, own_orphans,
 		end_orphans);
 	return tdt_run(tests);
 }

@@ -86,7 +86,8 @@ int td_exit_arm(const struct td_exit_opts *opts);
 /*
  * Ends the helper; the process then ends as it would have without. Returns 0; -ENOENT:
  * there is none. Works whatever the credentials are by now.
- * Context: blocks until the helper has gone, a millisecond or so.
+ * Context: blocks until the helper has gone, a millisecond or so; where somebody has
+ * stopped it, a second, or, if the process may not signal it, until it goes on.
  */
 int td_exit_disarm(void);
 
