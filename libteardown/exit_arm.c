@@ -4,6 +4,7 @@
 #include "sys.h"
 #include "sys_process.h"
 
+#include <inttypes.h>
 #include <linux/capability.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,21 +28,43 @@ static struct {
 
 /* ---- fork ---- */
 
+/*
+ * The child goes on with what the lock protects: a block that is just being made or freed
+ * would be its to free, and the pipe of a helper that is being made its to close.
+ */
+static void before_fork(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+static void after_fork_in_parent(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
 static void after_fork_in_child(void)
 {
 	uint64_t inode;
 
-	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	armed.is_inherited = armed.block != NULL;
 	if (armed.pipe_write >= 0 && tdi_sys_inode(armed.pipe_write, &inode) == 0 &&
 	    inode == armed.pipe_inode)
 		(void)tdi_sys_close(armed.pipe_write);
 	armed.pipe_write = -1;
+	pthread_mutex_unlock(&lock);
 }
 
 static void watch(void)
 {
-	watch_error = -pthread_atfork(NULL, NULL, after_fork_in_child);
+	watch_error =
+		-pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+/* Never without the handlers: the lock would stay locked in a child. */
+static void enter(void)
+{
+	pthread_once(&watch_once, watch);
+	pthread_mutex_lock(&lock);
 }
 
 /* Also of one that was made without the handler, or by vfork(2). */
@@ -51,6 +74,22 @@ static bool is_ours(void)
 }
 
 /* ---- credentials ---- */
+
+/* Where there is no /proc: what the calling thread is told about itself. */
+static void ask_credentials(char *ret)
+{
+	unsigned ids[6] = {0};
+	uint64_t caps = 0;
+	int length;
+
+	(void)tdi_sys_ids(ids);
+	(void)tdi_sys_caps(&caps);
+	length = snprintf(ret, CREDENTIALS_SIZE, "caps %" PRIx64 " seccomp %d", caps,
+			  tdi_sys_seccomp_mode());
+	for (int i = 0; i < 6; i++)
+		length += snprintf(ret + length, CREDENTIALS_SIZE - (size_t)length, " %u",
+				   ids[i]);
+}
 
 /* The lines of /proc/self/status that say who the process is and what it may do. */
 static void read_credentials(char *ret)
@@ -66,8 +105,10 @@ static void read_credentials(char *ret)
 	size_t length = 0;
 
 	ret[0] = '\0';
-	if (!tdi_procfs_text("/proc/self/status", text, sizeof(text)))
+	if (!tdi_procfs_text("/proc/self/status", text, sizeof(text))) {
+		ask_credentials(ret);
 		return;
+	}
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		const char *line = strstr(text, names[i]);
 		size_t size = line ? strcspn(line + 1, "\n") + 1 : 0;
@@ -155,6 +196,7 @@ static int start(const struct td_exit_opts *opts, struct tdi_exit_block *block)
 
 static int arm(const struct td_exit_opts *opts)
 {
+	char credentials[CREDENTIALS_SIZE] = "";
 	struct tdi_exit_block *block;
 	int err;
 
@@ -164,7 +206,6 @@ static int arm(const struct td_exit_opts *opts)
 	 * that wait for them. */
 	if (tdi_sys_getpid() == 1)
 		return -EOPNOTSUPP;
-	pthread_once(&watch_once, watch);
 	if (watch_error)
 		return watch_error;
 	err = check_opts(opts);
@@ -172,19 +213,22 @@ static int arm(const struct td_exit_opts *opts)
 		err = tdi_exit_block_make(opts->keep_fds, opts->nr_keep_fds, &block);
 	if (err)
 		return err;
+	/* First: if another thread changes them meanwhile they are older. */
+	read_credentials(credentials);
 	err = start(opts, block);
 	if (err) {
 		tdi_exit_block_free(block);
 		return err;
 	}
-	if (armed.block)
-		tdi_exit_block_free(armed.block); /* the parent's */
+	/* A copy of the parent's. In a child of vfork(2) it would be the parent's own. */
+	if (armed.is_inherited)
+		tdi_exit_block_free(armed.block);
 	armed.block = block;
 	armed.process = block->process;
 	armed.is_inherited = false;
 	armed.pipe_write = block->has_own_files ? -1 : block->pipe_write;
 	armed.pipe_inode = block->pipe_inode;
-	read_credentials(armed.credentials);
+	memcpy(armed.credentials, credentials, sizeof(credentials));
 	return 0;
 }
 
@@ -195,7 +239,7 @@ int td_exit_arm(const struct td_exit_opts *given)
 
 	if (err)
 		return err == -E2BIG ? -EINVAL : err;
-	pthread_mutex_lock(&lock);
+	enter();
 	err = arm(&opts);
 	pthread_mutex_unlock(&lock);
 	return err;
@@ -207,7 +251,7 @@ int td_exit_disarm(void)
 {
 	struct tdi_exit_block *block = NULL;
 
-	pthread_mutex_lock(&lock);
+	enter();
 	if (is_ours()) {
 		block = armed.block;
 		atomic_fetch_or_explicit(&block->helper, TDI_EXIT_DISARMED,
@@ -244,7 +288,7 @@ int td_exit_check(struct td_exit_state *ret)
 
 	if (size < sizeof(size_t))
 		return -EINVAL;
-	pthread_mutex_lock(&lock);
+	enter();
 	err = is_there();
 	if (!err) {
 		read_credentials(credentials);
@@ -268,7 +312,7 @@ int td_exit_pidfd(int *ret)
 {
 	int err, fd = -1;
 
-	pthread_mutex_lock(&lock);
+	enter();
 	err = is_there();
 	if (!err)
 		fd = tdi_sys_pidfd_open((pid_t)armed.block->helper_pid);

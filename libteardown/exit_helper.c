@@ -50,6 +50,7 @@ static int close_one_by_one(const int *keep, unsigned nr, char *text, size_t siz
 	int dir = tdi_bare_open("/proc/thread-self/fd", O_RDONLY | O_DIRECTORY);
 	bool closed = true;
 	ssize_t got = 0;
+	int err = 0;
 
 	if (dir < 0)
 		return dir;
@@ -69,15 +70,20 @@ static int close_one_by_one(const int *keep, unsigned nr, char *text, size_t siz
 				if (entry->name[0] == '.' || fd == dir ||
 				    is_kept(keep, nr, fd))
 					continue;
-				(void)tdi_bare_close(fd);
+				err = tdi_bare_close(fd);
+				/* A filter: it would be there for ever. */
+				if (err == -EPERM || err == -ENOSYS)
+					goto out;
 				closed = true;
 			}
 		}
-		if (got < 0)
+		err = (int)got;
+		if (err < 0)
 			break;
 	}
+out:
 	(void)tdi_bare_close(dir);
-	return (int)got;
+	return err;
 }
 
 int tdi_exit_close_all_but(const int *keep, unsigned nr, char *text, size_t size)
@@ -141,6 +147,9 @@ static int set_up(struct tdi_exit_block *block)
 	/* The keeper is there: the answer is that it is not alone, or that it must not
 	 * ask. */
 	block->may_ask = !err && tdi_sys_unshare(CLONE_VM) == -EINVAL;
+	/* What it waits with: it must not find out later that a filter forbids it. */
+	if (!err)
+		err = tdi_bare_poll(NULL, 0, 0);
 	if (!err && !(block->flags & TD_EXIT_KEEP_CAPS))
 		err = tdi_sys_drop_caps(lowers ? UINT64_C(1) << CAP_SYS_RESOURCE : 0);
 	return err;
@@ -214,6 +223,7 @@ static void give_back(struct tdi_exit_block *block)
 	if (!block->may_ask || !becomes_alone())
 		return;
 	set_oom_score(block);
+	tdi_exit_unmap_files(block);
 	if (block->threads < 2)
 		return;
 	tdi_exit_find_mappings(block);
@@ -248,7 +258,7 @@ static bool await_end(const struct tdi_exit_block *block)
 {
 	/* At first the process may be about to end: it and who waits for it need the CPUs
 	 * that giving back would take. */
-	const int patient = 8, longest = 1024;
+	const int patient = 8, long_enough = 256, longest = 1024;
 
 	for (int wait_ms = 1;; wait_ms = wait_ms < longest ? wait_ms * 2 : longest) {
 		if (has_ended(block, wait_ms))
@@ -257,7 +267,7 @@ static bool await_end(const struct tdi_exit_block *block)
 			return true;
 		if (tdi_bare_thread_is_there(block->process, block->keeper) == 0)
 			wait_ms = longest;
-		else if (!block->may_ask && wait_ms == longest)
+		else if (!block->may_ask && wait_ms >= long_enough)
 			return false;
 	}
 }

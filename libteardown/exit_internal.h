@@ -115,6 +115,8 @@ int tdi_exit_close_all_but(const int *keep, unsigned nr, char *text, size_t size
 
 /* ---- exit_maps.c, likewise ---- */
 
+/* Shared mappings of files and devices. Each holds its file open, with its locks. */
+void tdi_exit_unmap_files(struct tdi_exit_block *block);
 /* The largest mappings of this process that hold nothing but pages of its own. */
 void tdi_exit_find_mappings(struct tdi_exit_block *block);
 /* Gives back piece after piece, beside others who do. False: one has taken longer than

@@ -92,14 +92,17 @@ static int make_helper(struct tdi_exit_block *block)
 	/* It sleeps before the helper comes to the lower half of its stack. */
 	char *stack = block->helper_stack + TDI_EXIT_HELPER_STACK / 2;
 	int pid, waited = 0;
+	uint32_t word;
 
 	block->keep[block->nr_keep++] = block->pidfd;
 	block->keep[block->nr_keep++] = block->pipe_read;
 	tdi_exit_sort_kept(block);
 	block->report = -ESRCH; /* if it is killed before it says otherwise */
 	atomic_store_explicit(&block->helper, TDI_EXIT_TID, memory_order_relaxed);
-	pid = tdi_sys_clone(tdi_exit_between, stack, CLONE_VM | CLONE_FILES, block, NULL,
-			    NULL);
+	/* CLONE_VFORK: it has left the memory when this returns, even where waiting for
+	 * it is forbidden. */
+	pid = tdi_sys_clone(tdi_exit_between, stack, CLONE_VM | CLONE_VFORK | CLONE_FILES,
+			    block, NULL, NULL);
 	if (pid < 0)
 		block->report = pid;
 	else
@@ -108,6 +111,10 @@ static int make_helper(struct tdi_exit_block *block)
 		atomic_store_explicit(&block->helper, 0, memory_order_relaxed);
 		return block->report;
 	}
+	/* Until then its number may change at any moment, for which futex(2) would fail,
+	 * and write errno while the helper reads its own. */
+	while (tid_of(block, &word) == TDI_EXIT_TID)
+		(void)tdi_bare_poll(NULL, 0, 1);
 	(void)await(block, TDI_EXIT_REPORTED, -1);
 	/* -ECHILD: somebody else has waited for it. */
 	if (waited && waited != -ECHILD)
@@ -135,7 +142,8 @@ static void end_helper(struct tdi_exit_block *block)
 		(void)await(block, 0, -1);
 	}
 	if (fd.fd >= 0) {
-		while (tdi_bare_poll(&fd, 1, -1) == -EINTR)
+		/* Bounded: if it had ended before that was opened it is anybody's. */
+		while (tdi_bare_poll(&fd, 1, END_PATIENCE_MS) == -EINTR)
 			;
 		(void)tdi_bare_close(fd.fd);
 	}

@@ -108,34 +108,35 @@ static void insert(struct tdi_exit_block *block, uintptr_t start, uintptr_t end,
 	all[at].piece = piece_of(end - start, is_huge);
 }
 
-static void take_line(struct tdi_exit_block *block)
-{
-	uintptr_t start, end, block_start = (uintptr_t)block->memory;
-	const char *at = hex(block->line, &start);
+struct line {
+	uintptr_t start, end;
 	const char *permissions, *path;
+};
+
+/* False: there is no such line, or it is of the block. */
+static bool parse(const struct tdi_exit_block *block, struct line *ret)
+{
+	uintptr_t block_start = (uintptr_t)block->memory;
+	const char *at = hex(block->line, &ret->start);
 
 	if (*at != '-')
-		return;
-	at = hex(at + 1, &end);
-	if (*at != ' ' || end - start < MAPPING_MIN)
-		return;
-	if (start < block_start + block->size && end > block_start)
-		return;
-	permissions = at + 1;
-	path = skip_fields(permissions, 4);
-	if (is_to_be_given_back(permissions, path))
-		insert(block, start, end,
-		       begins(path, "/anon_hugepage") || begins(path, "/memfd:hugetlb"));
+		return false;
+	at = hex(at + 1, &ret->end);
+	if (*at != ' ')
+		return false;
+	ret->permissions = at + 1;
+	ret->path = skip_fields(ret->permissions, 4);
+	return ret->start >= block_start + block->size || ret->end <= block_start;
 }
 
-void tdi_exit_find_mappings(struct tdi_exit_block *block)
+static void each_line(struct tdi_exit_block *block,
+		      void (*take)(struct tdi_exit_block *block, const struct line *line))
 {
 	int fd = tdi_bare_open("/proc/self/maps", O_RDONLY);
 	size_t length = 0;
+	struct line line;
 	ssize_t got;
 
-	block->mappings = 0;
-	block->pieces = 0;
 	if (fd < 0)
 		return;
 	while ((got = tdi_bare_read(fd, block->text, TDI_EXIT_TEXT_SIZE)) > 0) {
@@ -144,7 +145,8 @@ void tdi_exit_find_mappings(struct tdi_exit_block *block)
 
 			if (c == '\n') {
 				block->line[length] = '\0';
-				take_line(block);
+				if (parse(block, &line))
+					take(block, &line);
 				length = 0;
 			} else if (length < sizeof(block->line) - 1) {
 				/* Of a long path the beginning is enough. */
@@ -153,6 +155,38 @@ void tdi_exit_find_mappings(struct tdi_exit_block *block)
 		}
 	}
 	(void)tdi_bare_close(fd);
+}
+
+/* No loader maps code, or what it needs, shared. */
+static void unmap_file(struct tdi_exit_block *block, const struct line *line)
+{
+	(void)block;
+	if (line->permissions[3] != 's' || line->permissions[2] == 'x')
+		return;
+	/* Of large shared memory the pieces are given back first. */
+	if (line->end - line->start < MAPPING_MIN || !is_shared_memory(line->path))
+		(void)tdi_bare_munmap(line->start, line->end - line->start);
+}
+
+void tdi_exit_unmap_files(struct tdi_exit_block *block)
+{
+	each_line(block, unmap_file);
+}
+
+static void take_mapping(struct tdi_exit_block *block, const struct line *line)
+{
+	if (line->end - line->start >= MAPPING_MIN &&
+	    is_to_be_given_back(line->permissions, line->path))
+		insert(block, line->start, line->end,
+		       begins(line->path, "/anon_hugepage") ||
+			       begins(line->path, "/memfd:hugetlb"));
+}
+
+void tdi_exit_find_mappings(struct tdi_exit_block *block)
+{
+	block->mappings = 0;
+	block->pieces = 0;
+	each_line(block, take_mapping);
 	for (unsigned i = 0; i < block->mappings; i++) {
 		struct tdi_exit_mapping *mapping = &block->mapping[i];
 

@@ -252,6 +252,19 @@ int tdi_sys_drop_caps(uint64_t but)
 	return err ? err : (int)TDI_ERRNO(syscall(SYS_capset, &header, data));
 }
 
+int tdi_sys_ids(unsigned ret[6])
+{
+	int err = (int)TDI_ERRNO(syscall(SYS_getresuid, ret, ret + 1, ret + 2));
+
+	return err ? err
+		   : (int)TDI_ERRNO(syscall(SYS_getresgid, ret + 3, ret + 4, ret + 5));
+}
+
+int tdi_sys_seccomp_mode(void)
+{
+	return (int)TDI_ERRNO(syscall(SYS_prctl, PR_GET_SECCOMP, 0, 0, 0, 0));
+}
+
 int tdi_sys_block_signals(void)
 {
 	uint64_t all = UINT64_MAX;
@@ -275,8 +288,12 @@ int tdi_sys_leave_realtime(void)
 
 int tdi_sys_no_core(void)
 {
-	struct rlimit none = {0, 0};
+	/* To the kernel, 1 forbids to start a program that takes the dump, too. */
+	struct rlimit none = {1, 1};
 
+	if (setrlimit(RLIMIT_CORE, &none) == 0)
+		return 0;
+	none.rlim_cur = none.rlim_max = 0;
 	return (int)TDI_ERRNO(setrlimit(RLIMIT_CORE, &none));
 }
 
@@ -333,6 +350,11 @@ int tdi_bare_madvise(uintptr_t addr, size_t length, int advice)
 {
 	/* Not -errno: the helper's threads have one errno for all of them. */
 	return syscall(SYS_madvise, addr, length, advice) == 0 ? 0 : -1;
+}
+
+int tdi_bare_munmap(uintptr_t addr, size_t length)
+{
+	return (int)TDI_ERRNO(syscall(SYS_munmap, addr, length));
 }
 
 int tdi_bare_open(const char *path, int flags)

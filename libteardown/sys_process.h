@@ -46,6 +46,10 @@ int tdi_sys_process_name(const char *name);
 int tdi_sys_drop_caps(uint64_t but);
 /* Of the calling thread: effective ones. */
 int tdi_sys_caps(uint64_t *ret);
+/* Users and groups (real, effective, saved) of the calling thread. */
+int tdi_sys_ids(unsigned ret[6]);
+/* Its seccomp mode. */
+int tdi_sys_seccomp_mode(void);
 /* Blocks all there are, those that the C library keeps for itself, too. */
 int tdi_sys_block_signals(void);
 /* From a real-time policy to the usual one. */
@@ -65,6 +69,7 @@ int tdi_bare_unshare(int flags);
 int tdi_bare_thread_is_there(pid_t process, pid_t thread); /* 0, -ESRCH */
 /* 0 or -1. */
 int tdi_bare_madvise(uintptr_t addr, size_t length, int advice);
+int tdi_bare_munmap(uintptr_t addr, size_t length);
 int tdi_bare_open(const char *path, int flags);
 ssize_t tdi_bare_read(int fd, void *buf, size_t size);
 ssize_t tdi_bare_write(int fd, const void *buf, size_t size);

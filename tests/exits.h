@@ -18,6 +18,15 @@
 #include <sys/prctl.h>
 #include <teardown/exit.h>
 
+#ifdef __SANITIZE_THREAD__
+/* Else each process sleeps for a second as it exits. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void)
+{
+	return "atexit_sleep_ms=0";
+}
+#endif
+
 struct served {
 	pid_t process, helper;
 };

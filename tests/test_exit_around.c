@@ -327,42 +327,6 @@ START_TEST(a_daemon_arms_when_it_has_become_one) /* A10 */
 }
 END_TEST
 
-static void live_in_namespace(void *arg)
-{
-	pid_t pid;
-
-	(void)arg;
-	need_eq(getpid(), 1);
-	need_eq(td_exit_arm(NULL), -EOPNOTSUPP);
-	pid = fork();
-	if (pid == 0) {
-		need_eq(td_exit_arm(NULL), 0);
-		need(helper_of_this() > getpid());
-		_exit(9);
-	}
-	need_eq(child_end(pid), 9 << 8);
-	/* its helper is this one's child now, as any orphan */
-	need(waitpid(-1, NULL, 0) > 0);
-	need_eq(waitpid(-1, NULL, 0), -1);
-}
-
-static void enter_namespace(void *arg)
-{
-	(void)arg;
-	need_eq(unshare(CLONE_NEWPID), 0);
-	need_eq(in_child(live_in_namespace, NULL), 0);
-}
-
-START_TEST(the_first_of_a_pid_namespace_is_told_that_it_is_of_no_use) /* A10 */
-{
-	if (getuid() != 0) {
-		tdt_skip("only root makes a PID namespace");
-		return;
-	}
-	ck_assert_int_eq(in_child(enter_namespace, NULL), 0);
-}
-END_TEST
-
 /* ---- a core dump ---- */
 
 #define DUMPED (32 * MIB)
@@ -462,8 +426,6 @@ int main(void)
 	tdt_add(tests, that_it_was_killed_is_noticed, own_orphans, end_orphans);
 	tdt_add(tests, a_stopped_one_is_disarmed_by_force, own_orphans, end_orphans);
 	tdt_add(tests, a_daemon_arms_when_it_has_become_one, own_orphans, end_orphans);
-	tdt_add(tests, the_first_of_a_pid_namespace_is_told_that_it_is_of_no_use,
-		own_orphans, end_orphans);
 	tdt_add(tests, a_core_dump_is_whole, own_orphans, end_orphans);
 	return tdt_run(tests);
 }

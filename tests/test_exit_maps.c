@@ -6,6 +6,8 @@
 #include "exits.h"
 #include "exit_internal.h"
 
+#include <sys/file.h>
+
 #define LARGE (96 * MIB)
 #define MEDIUM (40 * MIB)
 #define SMALL (1 * MIB)
@@ -104,6 +106,51 @@ START_TEST(it_gives_back_what_no_code_needs_largest_first) /* A10 */
 }
 END_TEST
 
+static bool is_mapped(char *memory)
+{
+	unsigned char resident;
+
+	return mincore(memory, 4096, &resident) == 0;
+}
+
+/* A mapping holds its file open, and a lock is let go when that is closed. */
+static void unmap_files(void *arg)
+{
+	char path[] = "/tmp/td-test-mapped-XXXXXX";
+	int file = mkstemp(path), again = open(path, O_RDWR), large, small;
+	char *locked, *private_file, *of_large, *of_small, *anonymous;
+
+	(void)arg;
+	need(file >= 0 && again >= 0);
+	unlink(path);
+	need_eq(ftruncate(file, 4096), 0);
+	large = memfd_create("td-test", 0);
+	small = memfd_create("td-test", 0);
+	need_eq(ftruncate(large, (off_t)MEDIUM), 0);
+	need_eq(ftruncate(small, 4096), 0);
+	anonymous = map(4096, PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	locked = map(4096, PROT_WRITE, MAP_SHARED, file);
+	private_file = map(4096, PROT_WRITE, MAP_PRIVATE, again);
+	of_large = map(MEDIUM, PROT_WRITE, MAP_SHARED, large);
+	of_small = map(4096, PROT_WRITE, MAP_SHARED, small);
+	need_eq(flock(file, LOCK_EX | LOCK_NB), 0);
+	close(file);
+	need_eq(flock(again, LOCK_EX | LOCK_NB), -1);
+	need_eq(errno, EWOULDBLOCK);
+	tdi_exit_unmap_files(block);
+	need_eq(flock(again, LOCK_EX | LOCK_NB), 0);
+	need(!is_mapped(locked) && !is_mapped(of_small));
+	need(is_mapped(private_file) && is_mapped(of_large) && is_mapped(anonymous));
+}
+
+START_TEST(locks_of_mapped_files_are_let_go_first) /* A10 */
+{
+	ck_assert_int_eq(tdi_exit_block_make(NULL, 0, &block), 0);
+	ck_assert_int_eq(in_child(unmap_files, NULL), 0);
+	tdi_exit_block_free(block);
+}
+END_TEST
+
 static void map_many(void *arg)
 {
 	(void)arg;
@@ -155,6 +202,7 @@ int main(void)
 	struct tdt *tests = tdt_suite("exit_maps");
 
 	tdt_add(tests, it_gives_back_what_no_code_needs_largest_first, NULL, NULL);
+	tdt_add(tests, locks_of_mapped_files_are_let_go_first, NULL, NULL);
 	tdt_add(tests, of_too_many_it_takes_the_largest, NULL, NULL);
 	tdt_add(tests, descriptors_to_keep_are_sorted_and_counted_once, NULL, NULL);
 	return tdt_run(tests);

@@ -6,6 +6,8 @@
  */
 #include "exits.h"
 
+#include <sched.h>
+
 /* ThreadSanitizer has threads in the background. */
 #ifdef __SANITIZE_THREAD__
 #define COUNTS_THREADS_OF_OTHERS 1
@@ -207,6 +209,71 @@ START_TEST(it_closes_one_by_one_without_close_range) /* A10 */
 }
 END_TEST
 
+static void change_user_unseen(void *arg)
+{
+	struct td_exit_state state = {.size = sizeof(state)};
+
+	(void)arg;
+	tdt_fail(TDI_SYS_open, -ENOENT, 0, UINT32_MAX);
+	need_eq(td_exit_arm(NULL), 0);
+	need_eq(td_exit_check(NULL), 0);
+	need_eq(setgid(65534), 0);
+	need_eq(td_exit_check(&state), -ESTALE);
+	need_eq(setuid(65534), 0);
+	need_eq(td_exit_check(&state), -ESTALE);
+	need(state.flags & TD_EXIT_OLD_CREDENTIALS);
+	need_eq(td_exit_disarm(), 0);
+	need_eq(td_exit_arm(NULL), 0);
+	need_eq(td_exit_check(NULL), 0);
+	need_eq(td_exit_disarm(), 0);
+}
+
+START_TEST(other_credentials_are_noticed_without_proc) /* A10 */
+{
+	if (getuid() != 0) {
+		tdt_skip("only root changes its user");
+		return;
+	}
+	ck_assert_int_eq(in_child(change_user_unseen, NULL), 0);
+}
+END_TEST
+
+static void live_in_namespace(void *arg)
+{
+	pid_t pid;
+
+	(void)arg;
+	need_eq(getpid(), 1);
+	need_eq(td_exit_arm(NULL), -EOPNOTSUPP);
+	pid = fork();
+	if (pid == 0) {
+		need_eq(td_exit_arm(NULL), 0);
+		need(helper_of_this() > getpid());
+		_exit(9);
+	}
+	need_eq(child_end(pid), 9 << 8);
+	/* its helper is this one's child now, as any orphan */
+	need(waitpid(-1, NULL, 0) > 0);
+	need_eq(waitpid(-1, NULL, 0), -1);
+}
+
+static void enter_namespace(void *arg)
+{
+	(void)arg;
+	need_eq(unshare(CLONE_NEWPID), 0);
+	need_eq(in_child(live_in_namespace, NULL), 0);
+}
+
+START_TEST(the_first_of_a_pid_namespace_is_told_that_it_is_of_no_use) /* A10 */
+{
+	if (getuid() != 0) {
+		tdt_skip("only root makes a PID namespace");
+		return;
+	}
+	ck_assert_int_eq(in_child(enter_namespace, NULL), 0);
+}
+END_TEST
+
 int main(void)
 {
 	struct tdt *tests = tdt_suite("exit_refused");
@@ -219,5 +286,9 @@ int main(void)
 		end_orphans);
 	tdt_add(tests, it_closes_one_by_one_without_close_range, own_orphans,
 		end_orphans);
+	tdt_add(tests, other_credentials_are_noticed_without_proc, own_orphans,
+		end_orphans);
+	tdt_add(tests, the_first_of_a_pid_namespace_is_told_that_it_is_of_no_use,
+		own_orphans, end_orphans);
 	return tdt_run(tests);
 }

@@ -72,7 +72,8 @@ enum td_exit_flags {
  *
  * Returns 0; -EALREADY: this process has a helper (td_exit_check() says whether it still
  * serves; td_exit_disarm() first); -EINVAL: size, unknown flag, oom_score_adj out of
- * range; -EBADF: one of keep_fds is not open; -ENOMEM, -EAGAIN, -EMFILE, -ENFILE: no room
+ * range, or no thread can be started, since the process's children are to be in another
+ * PID namespace; -EBADF: one of keep_fds is not open; -ENOMEM, -EAGAIN, -EMFILE, -ENFILE: no room
  * for memory, processes or descriptors; -ENOSYS, -EPERM: the kernel has no pidfds, or a
  * filter forbids a step; -EOPNOTSUPP: the process is the first of its PID namespace, at
  * whose end the kernel kills the others and waits for them; -EACCES: the score is lower
@@ -85,7 +86,8 @@ int td_exit_arm(const struct td_exit_opts *opts);
 /*
  * Ends the helper; the process then ends as it would have without. Returns 0; -ENOENT:
  * there is none. Works whatever the credentials are by now.
- * Context: blocks until the helper has gone, a millisecond or so.
+ * Context: blocks until the helper has gone, a millisecond or so; where somebody has
+ * stopped it, a second, or, if the process may not signal it, until it goes on.
  */
 int td_exit_disarm(void);
 
