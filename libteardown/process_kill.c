@@ -293,8 +293,8 @@ static void hand_over(struct td_process_report *report, const struct killing *ki
  */
 static void step_aside(const struct killing *killing, struct aside *aside)
 {
-	unsigned long cpus[CPUS_MAX / CPU_BITS], others = 0;
-	unsigned here, node;
+	unsigned long cpus[CPUS_MAX / CPU_BITS];
+	unsigned here, node, allowed = 0;
 	int cpu = -1;
 
 	aside->is = false;
@@ -307,8 +307,10 @@ static void step_aside(const struct killing *killing, struct aside *aside)
 	memcpy(cpus, aside->cpus, sizeof(cpus));
 	cpus[here / CPU_BITS] &= ~(1ul << (here % CPU_BITS));
 	for (unsigned i = 0; i < CPUS_MAX / CPU_BITS; i++)
-		others |= cpus[i];
-	aside->is = others != 0 && tdi_sys_setaffinity(cpus, sizeof(cpus)) == 0;
+		allowed += (unsigned)__builtin_popcountl(aside->cpus[i]);
+	/* With none idle it would have to wait there, and have nothing of it. */
+	aside->is = allowed > 1 && tdi_look_running() < allowed &&
+		    tdi_sys_setaffinity(cpus, sizeof(cpus)) == 0;
 }
 
 static void step_back(struct aside *aside)

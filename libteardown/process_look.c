@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -248,6 +249,17 @@ bool tdi_look_same_pidns(int pid, int other)
 	if (length <= 0 || length_other <= 0)
 		return true;
 	return length == length_other && memcmp(mine, others, (size_t)length) == 0;
+}
+
+unsigned tdi_look_running(void)
+{
+	char text[128];
+	unsigned running;
+
+	if (read_text("/proc/loadavg", text, sizeof(text)) ||
+	    sscanf(text, "%*s %*s %*s %u/", &running) != 1)
+		return UINT_MAX;
+	return running;
 }
 
 uint64_t tdi_look_free(void)

@@ -42,6 +42,9 @@ bool tdi_look_same_pidns(int pid, int other);
  * Else 0, or what opening or reading /proc failed with. */
 int tdi_look_each(int (*fn)(int pid, void *arg), void *arg);
 
+/* Threads that run or are ready to, now, in the whole system; UINT_MAX: nobody knows. */
+unsigned tdi_look_running(void);
+
 /* Free memory of the system in bytes; 0: nobody knows. */
 uint64_t tdi_look_free(void);
 
