@@ -272,7 +272,7 @@ START_TEST(who_dumps_core_is_not_taken_for_shared)
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	pid = fork();
 	if (pid == 0)
-		dump_core(dir, 256 * MIB);
+		dump_core(dir, 128 * MIB);
 	ck_assert_int_gt(pid, 0);
 	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	while (!is_dumping(pid) && !victim_has_ended(pidfd, 0))
