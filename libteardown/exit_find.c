@@ -126,17 +126,18 @@ static int consider(int pid, void *arg)
 int tdi_exit_find(int pid, struct tdi_exit_sharers *ret)
 {
 	struct search search = {.pid = pid, .found = {.pidfd = -1}};
-	unsigned there = tdi_process_probe();
-	int err;
+	int there = tdi_process_probe(), err;
 
-	if (!(there & TDI_PROBE_PIDFD_OPEN))
+	if (there < 0)
+		return there;
+	if (!((unsigned)there & TDI_PROBE_PIDFD_OPEN))
 		return -ENOSYS;
 	err = tdi_look_at(pid, &search.target);
 	if (err)
 		return err;
 	snprintf(search.name, sizeof(search.name), "td-exit:%" PRIu64,
 		 search.target.inner_pid);
-	search.asks = (there & TDI_PROBE_KCMP) && tdi_look_resident(pid) > 0;
+	search.asks = ((unsigned)there & TDI_PROBE_KCMP) && tdi_look_resident(pid) > 0;
 	err = tdi_look_each(consider, &search);
 	/* It may have ended meanwhile, and compared unlike everybody. */
 	if (!err && search.asks && search.found.pidfd < 0 &&

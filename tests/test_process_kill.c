@@ -405,6 +405,82 @@ START_TEST(a_filter_in_the_way_is_no_reason_to_be_killed)
 }
 END_TEST
 
+static const unsigned large = 300;
+
+static struct victim large_victim(void)
+{
+	unsigned here;
+	cpu_set_t cpus;
+	struct victim victim;
+
+	/* It is to have run last where its killer does. */
+	ck_assert_int_eq(getcpu(&here, NULL), 0);
+	CPU_ZERO(&cpus);
+	CPU_SET(here, &cpus);
+	ck_assert_int_eq(sched_setaffinity(0, sizeof(cpus), &cpus), 0);
+	victim = victim_start((struct victim_plan){.size = large * MIB});
+	return victim;
+}
+
+static void kill_large_filtered(void *arg)
+{
+	struct td_process_report report = {.size = sizeof(report)};
+
+	need_eq(filter_one(SYS_sched_setaffinity, SECCOMP_RET_KILL_PROCESS), 0);
+	need_eq(td_process_kill(*(int *)arg, NULL, &report), 0);
+	need(report.reclaimed_ns > 0);
+}
+
+static pthread_t mover;
+static unsigned moves;
+
+static int note_move(enum tdi_sys_call call, uintptr_t addr, size_t length, int detail)
+{
+	(void)addr;
+	(void)length;
+	(void)detail;
+	if (call == TDI_SYS_setaffinity) {
+		mover = pthread_self();
+		moves++;
+	}
+	return 0;
+}
+
+/* The caller's thread runs where it did, before, meanwhile and afterwards; and no filter
+ * minds. */
+START_TEST(where_the_caller_may_run_is_not_touched)
+{
+	struct td_process_report report = asked();
+	struct victim victim;
+	cpu_set_t before, after;
+
+	if (TDT_SANITIZED) {
+		tdt_skip("not another code under a sanitizer, which is slow with that "
+			 "much memory");
+		return;
+	}
+	(void)td_process_features();
+	ck_assert_int_eq(sched_getaffinity(0, sizeof(before), &before), 0);
+	for (unsigned filtered = 0; filtered < 2; filtered++) {
+		victim = large_victim();
+		ck_assert_int_eq(sched_setaffinity(0, sizeof(before), &before), 0);
+		tdi_sys_set_fault(note_move);
+		if (filtered)
+			ck_assert_int_eq(in_child(kill_large_filtered, &victim.pidfd), 0);
+		else
+			ck_assert_int_eq(td_process_kill(victim.pidfd, NULL, &report), 0);
+		ck_assert(victim_has_ended(victim.pidfd, 0));
+		victim_end(&victim);
+		ck_assert_int_eq(sched_getaffinity(0, sizeof(after), &after), 0);
+		ck_assert(CPU_EQUAL(&before, &after));
+		/* Only where a CPU was idle. */
+		ck_assert(moves == 0 || !pthread_equal(mover, pthread_self()));
+	}
+	printf("# moved: %u\n", moves);
+	check_back(&report);
+}
+END_TEST
+
 /* That it has ended is never seen. */
 START_TEST(what_is_not_over_in_time_is_told)
 {
@@ -493,6 +569,7 @@ int main(void)
 		NULL);
 	tdt_add(tests, without_the_call_it_frees_for_itself, NULL, NULL);
 	tdt_add(tests, a_filter_in_the_way_is_no_reason_to_be_killed, NULL, NULL);
+	tdt_add(tests, where_the_caller_may_run_is_not_touched, NULL, NULL);
 	tdt_add(tests, what_is_not_over_in_time_is_told, NULL, NULL);
 	tdt_add(tests, who_may_not_kill_it_is_told, NULL, NULL);
 	tdt_add(tests, reports_of_other_sizes_are_filled_as_far_as_they_go, NULL, NULL);
