@@ -63,7 +63,7 @@ const char *td_process_outcome_name(enum td_process_outcome outcome)
 	case TD_PROCESS_SHARED:
 		return "shared with a live process";
 	case TD_PROCESS_RACED:
-		return "ended by itself";
+		return "freed its memory itself";
 	case TD_PROCESS_UNSUPPORTED:
 		return "no help from the kernel";
 	case TD_PROCESS_PARTLY:
@@ -254,18 +254,20 @@ static void finish(struct killing *killing)
 /* What there is, before anything changes it. */
 static int look_first(struct killing *killing)
 {
-	int err = tdi_look_pid(killing->pidfd, &killing->pid), again;
+	int err = tdi_look_pid(killing->pidfd, &killing->pid), again, tid;
 
 	if (err == -ESRCH)
 		return err;
 	if (err)
 		killing->pid = 0;
 	(void)look_for_helper(killing);
-	if (killing->pid)
-		killing->report.resident = tdi_look_resident(
-			killing->helper >= 0 ? killing->helper_pid : killing->pid);
+	if (killing->pid) {
+		err = tdi_look_memory(killing->pid, &tid, &killing->report.resident);
+		killing->was_ending = err == -ENODATA;
+		if (killing->helper >= 0)
+			killing->report.resident = tdi_look_resident(killing->helper_pid);
+	}
 	killing->had_ended = tdi_exit_await(killing->pidfd, 0) == 0;
-	killing->was_ending = killing->pid && killing->report.resident == 0;
 	killing->was_dumping = killing->pid && tdi_look_dumps_core(killing->pid);
 	/* Was all that about this process, or about one that got its PID? */
 	if (killing->pid && tdi_look_pid(killing->pidfd, &again) == -ESRCH)

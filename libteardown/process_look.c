@@ -155,6 +155,43 @@ int tdi_look_each(int (*fn)(int pid, void *arg), void *arg)
 	return each_number("/proc", fn, arg);
 }
 
+struct memory {
+	int pid, tid;
+	uint64_t resident;
+};
+
+static int find_memory(int tid, void *arg)
+{
+	struct memory *memory = arg;
+	char path[64], text[128];
+	unsigned long long all, resident;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/statm", memory->pid, tid);
+	if (read_text(path, text, sizeof(text)) ||
+	    sscanf(text, "%llu %llu", &all, &resident) != 2 || all == 0)
+		return 0;
+	memory->tid = tid;
+	memory->resident = (uint64_t)resident * tdi_page_size();
+	return 1;
+}
+
+int tdi_look_memory(int pid, int *ret_tid, uint64_t *ret_resident)
+{
+	struct memory memory = {.pid = pid};
+	char path[64];
+	int err;
+
+	if (find_memory(pid, &memory) == 0) {
+		snprintf(path, sizeof(path), "/proc/%d/task", pid);
+		err = each_number(path, find_memory, &memory);
+		if (err <= 0)
+			return err == 0 ? -ENODATA : err == -ENOENT ? -ESRCH : err;
+	}
+	*ret_tid = memory.tid;
+	*ret_resident = memory.resident;
+	return 0;
+}
+
 struct threads {
 	int pid;
 	unsigned dying;

@@ -405,6 +405,82 @@ START_TEST(a_filter_in_the_way_is_no_reason_to_be_killed)
 }
 END_TEST
 
+static void *live_on(void *arg)
+{
+	char c = 0;
+
+	/* Its first thread has ended: nothing but the process's own end is to come. */
+	if (write(*(int *)arg, &c, 1) != 1)
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+/* A process whose first thread has ended. */
+static struct victim victim_without_first_thread(void)
+{
+	struct victim victim = {.hold = -1, .sharer = 0};
+	char path[64], stat[512], c;
+	int told[2], fd;
+
+	ck_assert_int_eq(pipe2(told, O_CLOEXEC), 0);
+	victim.pid = fork();
+	ck_assert_int_ge(victim.pid, 0);
+	if (victim.pid == 0) {
+		void *addr = mmap(NULL, VICTIM_SIZE, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		pthread_t thread;
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (addr == MAP_FAILED ||
+		    pthread_create(&thread, NULL, live_on, &told[1]))
+			_exit(1);
+		syscall(SYS_exit, 0);
+	}
+	close(told[1]);
+	ck_assert_int_eq(read(told[0], &c, 1), 1);
+	close(told[0]);
+	victim.pidfd = (int)syscall(SYS_pidfd_open, victim.pid, 0);
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)victim.pid);
+	do {
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		ck_assert_int_ge(fd, 0);
+		memset(stat, 0, sizeof(stat));
+		ck_assert_int_gt(read(fd, stat, sizeof(stat) - 1), 0);
+		close(fd);
+	} while (strstr(stat, ") Z ") == NULL);
+	return victim;
+}
+
+/* What is dead of it is its first thread. */
+START_TEST(a_process_outlives_its_first_thread)
+{
+	struct td_process_report report;
+	struct victim victim;
+
+	if (skip_without_threads())
+		return;
+	(void)td_process_features();
+	for (unsigned there = 0; there < 2; there++) {
+		report = asked();
+		victim = victim_without_first_thread();
+		if (!there)
+			tdt_fail(TDI_SYS_process_mrelease, -ENOSYS, 0, UINT32_MAX);
+		ck_assert_int_eq(td_process_kill(victim.pidfd, NULL, &report), 0);
+		tdt_fail_none();
+		if (!there)
+			ck_assert_int_eq(report.outcome, TD_PROCESS_UNSUPPORTED);
+		else
+			ck_assert(report.outcome == TD_PROCESS_RELEASED ||
+				  report.outcome == TD_PROCESS_RACED);
+		ck_assert_uint_ge(report.resident, VICTIM_SIZE);
+		check_back(&report);
+		ck_assert(victim_has_ended(victim.pidfd, 0));
+		ck_assert_int_eq(WTERMSIG(victim_end(&victim)), SIGKILL);
+	}
+}
+END_TEST
+
 static const unsigned large = 300;
 
 static struct victim large_victim(void)
@@ -569,6 +645,7 @@ int main(void)
 		NULL);
 	tdt_add(tests, without_the_call_it_frees_for_itself, NULL, NULL);
 	tdt_add(tests, a_filter_in_the_way_is_no_reason_to_be_killed, NULL, NULL);
+	tdt_add(tests, a_process_outlives_its_first_thread, NULL, NULL);
 	tdt_add(tests, where_the_caller_may_run_is_not_touched, NULL, NULL);
 	tdt_add(tests, what_is_not_over_in_time_is_told, NULL, NULL);
 	tdt_add(tests, who_may_not_kill_it_is_told, NULL, NULL);

@@ -45,8 +45,8 @@ enum td_process_outcome {
 		1, /* all of it is back, by this call's help or its helper's */
 	TD_PROCESS_NOTHING_LEFT, /* it had no memory when this began: it had ended */
 	TD_PROCESS_SHARED, /* killed; a live process shares its memory and keeps it */
-	TD_PROCESS_RACED,  /* it ended by itself, or faster than it could be helped: it
-			    * freed its memory itself, which is back */
+	TD_PROCESS_RACED,  /* killed, or ended before that, it freed its memory itself,
+			    * faster than it could be helped; all is back */
 	TD_PROCESS_UNSUPPORTED, /* killed; no process_mrelease(2): it freed for itself */
 	TD_PROCESS_PARTLY, /* killed; the time is over, the rest comes back by itself */
 };
