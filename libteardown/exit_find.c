@@ -173,7 +173,7 @@ int td_exit_find(int pidfd, int *ret)
 		return -ESRCH;
 	}
 	if (err)
-		return err;
+		return err == -ESRCH ? -ENOENT : err; /* it is hidden from us */
 	if (sharers.pidfd < 0)
 		return -ENOENT;
 	*ret = sharers.pidfd;

@@ -44,11 +44,12 @@ struct killing {
 	struct tdi_process_progress progress;
 	struct td_process_report report;
 
-	bool had_ended, was_ending, was_dumping; /* before it was killed */
-	bool released; /* process_mrelease(2) has done something */
-	bool shared;   /* as far as is known */
-	bool ended;    /* the process */
-	bool waits;    /* there is nothing to be tried any more */
+	bool had_ended, was_ending; /* before it was killed */
+	bool dumps;		    /* core, or has done so */
+	bool released;		    /* process_mrelease(2) has done something */
+	bool shared;		    /* as far as is known */
+	bool ended;		    /* the process */
+	bool waits;		    /* there is nothing to be tried any more */
 	unsigned refusals;
 	uint64_t pause_ns;
 };
@@ -142,8 +143,9 @@ static void refused(struct killing *killing)
 
 	if (look_for_helper(killing))
 		return;
-	/* Who dumps core is refused too, and gives that up when killed. */
-	if (!killing->was_dumping)
+	/* Who dumps core is refused, too, and gives that up when killed. */
+	killing->dumps |= killing->pid && tdi_look_dumps_core(killing->pid);
+	if (!killing->dumps)
 		killing->shared = true;
 	until_ns = tdi_sys_now_ns() + ((uint64_t)1000000 << killing->refusals);
 	if (killing->refusals < 6)
@@ -268,11 +270,12 @@ static int look_first(struct killing *killing)
 			killing->report.resident = tdi_look_resident(killing->helper_pid);
 	}
 	killing->had_ended = tdi_exit_await(killing->pidfd, 0) == 0;
-	killing->was_dumping = killing->pid && tdi_look_dumps_core(killing->pid);
+	killing->dumps = killing->pid && tdi_look_dumps_core(killing->pid);
+	err = killing->pid && tdi_look_is_immortal(killing->pid) ? -EPERM : 0;
 	/* Was all that about this process, or about one that got its PID? */
 	if (killing->pid && tdi_look_pid(killing->pidfd, &again) == -ESRCH)
 		return -ESRCH;
-	return 0;
+	return err;
 }
 
 /* As much of it as the caller knows of. */

@@ -15,9 +15,11 @@
 
 #define TEXT_SIZE 4096
 
-/* Of a thread's flags in its stat file: the kernel's PF_EXITING and PF_SIGNALED. */
+/* Of a thread's flags in its stat file: the kernel's PF_EXITING and so on. */
 #define FLAG_EXITING 0x4u
 #define FLAG_SIGNALED 0x400u
+#define FLAG_DUMPCORE 0x200u
+#define FLAG_KTHREAD 0x200000u
 
 static int read_text(const char *path, char *text, size_t size)
 {
@@ -218,13 +220,31 @@ bool tdi_look_is_dying(int pid)
 	return each_number(path, count_dying, &threads) == 0 && threads.dying > 0;
 }
 
+static uint64_t flags_of(int pid)
+{
+	char text[TEXT_SIZE];
+	uint64_t flags;
+
+	return read_of(pid, "stat", text, sizeof(text)) == 0 &&
+			       stat_field(text, 9, &flags)
+		       ? flags
+		       : 0;
+}
+
+/* The dump of one that is killed is over at once; that there was one stays to be seen. */
 bool tdi_look_dumps_core(int pid)
 {
 	char text[TEXT_SIZE];
 	uint64_t is;
 
-	return read_of(pid, "status", text, sizeof(text)) == 0 &&
-	       tdi_procfs_find(text, "CoreDumping:", 10, &is) && is != 0;
+	return (flags_of(pid) & FLAG_DUMPCORE) ||
+	       (read_of(pid, "status", text, sizeof(text)) == 0 &&
+		tdi_procfs_find(text, "CoreDumping:", 10, &is) && is != 0);
+}
+
+bool tdi_look_is_immortal(int pid)
+{
+	return pid == 1 || (flags_of(pid) & FLAG_KTHREAD);
 }
 
 int tdi_look_cpu(int pid)

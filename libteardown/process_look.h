@@ -25,7 +25,12 @@ int tdi_look_memory(int pid, int *ret_tid, uint64_t *ret_resident);
 /* Has each of its threads been told to end, or begun to? */
 bool tdi_look_is_dying(int pid);
 
+/* Or has done so, as it ended. */
 bool tdi_look_dumps_core(int pid);
+
+/* A thread of the kernel, or the first process of our PID namespace: SIGKILL does nothing
+ * to it. */
+bool tdi_look_is_immortal(int pid);
 
 /* Where its first thread ran last; -1: nobody knows. */
 int tdi_look_cpu(int pid);

@@ -5,7 +5,6 @@
 #include "victim.h"
 
 #include <errno.h>
-#include <sys/resource.h>
 #include <teardown.h>
 
 #define SECONDS(n) (INT64_C(1000000000) * (n))
@@ -217,79 +216,6 @@ START_TEST(a_helper_that_is_found_late_is_waited_for)
 }
 END_TEST
 
-/* In a directory of its own, which is left empty. */
-static void dump_core(const char *dir, size_t size)
-{
-	struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
-	char *addr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			  -1, 0);
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (addr == MAP_FAILED || chdir(dir) || setrlimit(RLIMIT_CORE, &all))
-		_exit(1);
-	memset(addr, 1, size);
-	signal(SIGABRT, SIG_DFL);
-	abort();
-}
-
-static bool is_dumping(pid_t pid)
-{
-	char path[64], line[128];
-	int is = 0;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-	file = fopen(path, "re");
-	while (file && fgets(line, sizeof(line), file))
-		sscanf(line, "CoreDumping: %d", &is);
-	if (file)
-		fclose(file);
-	return is == 1;
-}
-
-static bool cores_are_files(void)
-{
-	FILE *file = fopen("/proc/sys/kernel/core_pattern", "re");
-	int first = file ? getc(file) : EOF;
-
-	if (file)
-		fclose(file);
-	return first != EOF && first != '|' && first != '/' && first != '\n';
-}
-
-/* It is refused as one that shares its memory is. */
-START_TEST(who_dumps_core_is_not_taken_for_shared)
-{
-	struct td_process_report report = asked();
-	char dir[] = "/tmp/test_process_kill.XXXXXX", rm[64];
-	int pidfd;
-	pid_t pid;
-
-	if (TDT_SANITIZED || !cores_are_files()) {
-		tdt_skip("cores are not written to files here");
-		return;
-	}
-	ck_assert_ptr_nonnull(mkdtemp(dir));
-	pid = fork();
-	if (pid == 0)
-		dump_core(dir, 128 * MIB);
-	ck_assert_int_gt(pid, 0);
-	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	while (!is_dumping(pid) && !victim_has_ended(pidfd, 0))
-		sched_yield();
-	ck_assert_int_eq(td_process_kill(pidfd, NULL, &report), 0);
-	ck_assert(victim_has_ended(pidfd, 0));
-	ck_assert(report.outcome == TD_PROCESS_RELEASED ||
-		  report.outcome == TD_PROCESS_RACED ||
-		  report.outcome == TD_PROCESS_NOTHING_LEFT);
-	check_back(&report);
-	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
-	close(pidfd);
-	snprintf(rm, sizeof(rm), "rm -r %s", dir);
-	ck_assert_int_eq(system(rm), 0);
-}
-END_TEST
-
 /* ---- helpers, C5 ---- */
 
 START_TEST(the_helper_frees_the_memory)
@@ -405,158 +331,6 @@ START_TEST(a_filter_in_the_way_is_no_reason_to_be_killed)
 }
 END_TEST
 
-static void *live_on(void *arg)
-{
-	char c = 0;
-
-	/* Its first thread has ended: nothing but the process's own end is to come. */
-	if (write(*(int *)arg, &c, 1) != 1)
-		_exit(1);
-	for (;;)
-		pause();
-}
-
-/* A process whose first thread has ended. */
-static struct victim victim_without_first_thread(void)
-{
-	struct victim victim = {.hold = -1, .sharer = 0};
-	char path[64], stat[512], c;
-	int told[2], fd;
-
-	ck_assert_int_eq(pipe2(told, O_CLOEXEC), 0);
-	victim.pid = fork();
-	ck_assert_int_ge(victim.pid, 0);
-	if (victim.pid == 0) {
-		void *addr = mmap(NULL, VICTIM_SIZE, PROT_READ | PROT_WRITE,
-				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-		pthread_t thread;
-
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (addr == MAP_FAILED ||
-		    pthread_create(&thread, NULL, live_on, &told[1]))
-			_exit(1);
-		syscall(SYS_exit, 0);
-	}
-	close(told[1]);
-	ck_assert_int_eq(read(told[0], &c, 1), 1);
-	close(told[0]);
-	victim.pidfd = (int)syscall(SYS_pidfd_open, victim.pid, 0);
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)victim.pid);
-	do {
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		ck_assert_int_ge(fd, 0);
-		memset(stat, 0, sizeof(stat));
-		ck_assert_int_gt(read(fd, stat, sizeof(stat) - 1), 0);
-		close(fd);
-	} while (strstr(stat, ") Z ") == NULL);
-	return victim;
-}
-
-/* What is dead of it is its first thread. */
-START_TEST(a_process_outlives_its_first_thread)
-{
-	struct td_process_report report;
-	struct victim victim;
-
-	if (skip_without_threads())
-		return;
-	(void)td_process_features();
-	for (unsigned there = 0; there < 2; there++) {
-		report = asked();
-		victim = victim_without_first_thread();
-		if (!there)
-			tdt_fail(TDI_SYS_process_mrelease, -ENOSYS, 0, UINT32_MAX);
-		ck_assert_int_eq(td_process_kill(victim.pidfd, NULL, &report), 0);
-		tdt_fail_none();
-		if (!there)
-			ck_assert_int_eq(report.outcome, TD_PROCESS_UNSUPPORTED);
-		else
-			ck_assert(report.outcome == TD_PROCESS_RELEASED ||
-				  report.outcome == TD_PROCESS_RACED);
-		ck_assert_uint_ge(report.resident, VICTIM_SIZE);
-		check_back(&report);
-		ck_assert(victim_has_ended(victim.pidfd, 0));
-		ck_assert_int_eq(WTERMSIG(victim_end(&victim)), SIGKILL);
-	}
-}
-END_TEST
-
-static const unsigned large = 300;
-
-static struct victim large_victim(void)
-{
-	unsigned here;
-	cpu_set_t cpus;
-	struct victim victim;
-
-	/* It is to have run last where its killer does. */
-	ck_assert_int_eq(getcpu(&here, NULL), 0);
-	CPU_ZERO(&cpus);
-	CPU_SET(here, &cpus);
-	ck_assert_int_eq(sched_setaffinity(0, sizeof(cpus), &cpus), 0);
-	victim = victim_start((struct victim_plan){.size = large * MIB});
-	return victim;
-}
-
-static void kill_large_filtered(void *arg)
-{
-	struct td_process_report report = {.size = sizeof(report)};
-
-	need_eq(filter_one(SYS_sched_setaffinity, SECCOMP_RET_KILL_PROCESS), 0);
-	need_eq(td_process_kill(*(int *)arg, NULL, &report), 0);
-	need(report.reclaimed_ns > 0);
-}
-
-static pthread_t mover;
-static unsigned moves;
-
-static int note_move(enum tdi_sys_call call, uintptr_t addr, size_t length, int detail)
-{
-	(void)addr;
-	(void)length;
-	(void)detail;
-	if (call == TDI_SYS_setaffinity) {
-		mover = pthread_self();
-		moves++;
-	}
-	return 0;
-}
-
-/* The caller's thread runs where it did, before, meanwhile and afterwards; and no filter
- * minds. */
-START_TEST(where_the_caller_may_run_is_not_touched)
-{
-	struct td_process_report report = asked();
-	struct victim victim;
-	cpu_set_t before, after;
-
-	if (TDT_SANITIZED) {
-		tdt_skip("not another code under a sanitizer, which is slow with that "
-			 "much memory");
-		return;
-	}
-	(void)td_process_features();
-	ck_assert_int_eq(sched_getaffinity(0, sizeof(before), &before), 0);
-	for (unsigned filtered = 0; filtered < 2; filtered++) {
-		victim = large_victim();
-		ck_assert_int_eq(sched_setaffinity(0, sizeof(before), &before), 0);
-		tdi_sys_set_fault(note_move);
-		if (filtered)
-			ck_assert_int_eq(in_child(kill_large_filtered, &victim.pidfd), 0);
-		else
-			ck_assert_int_eq(td_process_kill(victim.pidfd, NULL, &report), 0);
-		ck_assert(victim_has_ended(victim.pidfd, 0));
-		victim_end(&victim);
-		ck_assert_int_eq(sched_getaffinity(0, sizeof(after), &after), 0);
-		ck_assert(CPU_EQUAL(&before, &after));
-		/* Only where a CPU was idle. */
-		ck_assert(moves == 0 || !pthread_equal(mover, pthread_self()));
-	}
-	printf("# moved: %u\n", moves);
-	check_back(&report);
-}
-END_TEST
-
 /* That it has ended is never seen. */
 START_TEST(what_is_not_over_in_time_is_told)
 {
@@ -636,7 +410,6 @@ int main(void)
 	tdt_add(tests, a_process_that_ends_by_itself_has_raced, NULL, NULL);
 	tdt_add(tests, a_helper_that_ends_before_the_process_is_done_without, NULL, NULL);
 	tdt_add(tests, a_helper_that_is_found_late_is_waited_for, NULL, NULL);
-	tdt_add(tests, who_dumps_core_is_not_taken_for_shared, NULL, NULL);
 	tdt_add(tests, the_helper_frees_the_memory, NULL, NULL);
 	tdt_add(tests, a_helper_that_is_left_alone_with_the_memory_is_waited_for, NULL,
 		NULL);
@@ -645,8 +418,6 @@ int main(void)
 		NULL);
 	tdt_add(tests, without_the_call_it_frees_for_itself, NULL, NULL);
 	tdt_add(tests, a_filter_in_the_way_is_no_reason_to_be_killed, NULL, NULL);
-	tdt_add(tests, a_process_outlives_its_first_thread, NULL, NULL);
-	tdt_add(tests, where_the_caller_may_run_is_not_touched, NULL, NULL);
 	tdt_add(tests, what_is_not_over_in_time_is_told, NULL, NULL);
 	tdt_add(tests, who_may_not_kill_it_is_told, NULL, NULL);
 	tdt_add(tests, reports_of_other_sizes_are_filled_as_far_as_they_go, NULL, NULL);

@@ -100,12 +100,15 @@ struct td_process_kill_opts {
  *   report  may be NULL; filled in whenever the signal was sent, also on failure
  *
  * Returns 0: the outcome is in the report; before anything is done: -EBADF: not a pidfd,
- * or one of a thread; -EINVAL, -E2BIG: size or flag; -ESRCH: it has been waited for
- * already; -EPERM: not ours to kill; -ENOSYS: signals cannot be sent by pidfd; -EAGAIN,
- * -ENOMEM: no room for a process by which to ask what a filter allows. What frees a large
- * one may be a thread that this starts, on another CPU than that of the dying process.
- * Context: blocks, at most about timeout_ns beyond what one call in the kernel
- * takes; does not wait for the child in the caller's place; not from a signal handler.
+ * or one of a thread; -EINVAL, -E2BIG: size or flag, or a process of
+ * a PID namespace that is not ours or within it; -ESRCH: it has been waited for
+ * already; -EPERM: not ours to kill, or not to be
+ * killed: PID 1 and threads of the kernel; -ENOSYS: signals cannot be sent by pidfd;
+ * -EAGAIN, -ENOMEM: no room for a process by which to ask what a filter allows. What
+ * frees a large one may be a thread that this starts, on another CPU than that of the
+ * dying process. Context: blocks, at most about timeout_ns beyond what one call in the
+ * kernel takes; does not wait for the child in the caller's place; not from a signal
+ * handler.
  */
 int td_process_kill(int pidfd, const struct td_process_kill_opts *opts,
 		    struct td_process_report *report);
