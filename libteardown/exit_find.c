@@ -38,7 +38,7 @@ int td_exit_wait_reclaimed(int pidfd, int64_t timeout_ns)
 }
 
 struct search {
-	int pid;
+	int pid, tid; /* tid: one of its threads that has its memory */
 	char name[32];
 	bool asks; /* kcmp(2), as it may be called and there is memory to compare with */
 	struct tdi_look target;
@@ -49,7 +49,7 @@ struct search {
 /* -1: nobody knows. */
 static int has_the_memory(const struct search *search, int pid)
 {
-	int is = search->asks ? tdi_sys_kcmp_vm(search->pid, pid) : -ENOSYS;
+	int is = search->asks ? tdi_sys_kcmp_vm(search->tid, pid) : -ENOSYS;
 
 	if (is < 0)
 		return -1;
@@ -126,21 +126,24 @@ static int consider(int pid, void *arg)
 int tdi_exit_find(int pid, struct tdi_exit_sharers *ret)
 {
 	struct search search = {.pid = pid, .found = {.pidfd = -1}};
-	unsigned there = tdi_process_probe();
-	int err;
+	int there = tdi_process_probe(), err;
+	uint64_t resident;
 
-	if (!(there & TDI_PROBE_PIDFD_OPEN))
+	if (there < 0)
+		return there;
+	if (!((unsigned)there & TDI_PROBE_PIDFD_OPEN))
 		return -ENOSYS;
 	err = tdi_look_at(pid, &search.target);
 	if (err)
 		return err;
 	snprintf(search.name, sizeof(search.name), "td-exit:%" PRIu64,
 		 search.target.inner_pid);
-	search.asks = (there & TDI_PROBE_KCMP) && tdi_look_resident(pid) > 0;
+	search.asks = ((unsigned)there & TDI_PROBE_KCMP) &&
+		      tdi_look_memory(pid, &search.tid, &resident) == 0;
 	err = tdi_look_each(consider, &search);
 	/* It may have ended meanwhile, and compared unlike everybody. */
 	if (!err && search.asks && search.found.pidfd < 0 &&
-	    tdi_look_resident(pid) == 0) {
+	    tdi_look_memory(pid, &search.tid, &resident)) {
 		search.asks = false;
 		err = tdi_look_each(consider, &search);
 	}
@@ -170,7 +173,7 @@ int td_exit_find(int pidfd, int *ret)
 		return -ESRCH;
 	}
 	if (err)
-		return err;
+		return err == -ESRCH ? -ENOENT : err; /* it is hidden from us */
 	if (sharers.pidfd < 0)
 		return -ENOENT;
 	*ret = sharers.pidfd;

@@ -21,6 +21,7 @@
 #include <teardown/process.h>
 
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 
@@ -32,26 +33,23 @@
 #define CPUS_MAX 4096u
 #define CPU_BITS (8 * sizeof(unsigned long))
 
-/* Where the calling thread may run, while it may not run everywhere there. */
-struct aside {
-	bool is;
-	unsigned long cpus[CPUS_MAX / CPU_BITS];
-};
-
 struct killing {
 	int pidfd, pid; /* pid 0: in a namespace of which we see nothing */
-	bool may_release;
-	int helper; /* its pidfd; < 0: none, or it has ended */
+	bool may_release, may_move;
+	unsigned cpu; /* where it ran last, if that is to be left alone */
+	int sent;     /* what sending the signal came to */
+	int helper;   /* its pidfd; < 0: none, or it has ended */
 	int helper_pid;
 	uint64_t deadline_ns;
 	struct tdi_process_progress progress;
 	struct td_process_report report;
 
-	bool had_ended, was_ending, was_dumping; /* before it was killed */
-	bool released; /* process_mrelease(2) has done something */
-	bool shared;   /* as far as is known */
-	bool ended;    /* the process */
-	bool waits;    /* there is nothing to be tried any more */
+	bool had_ended, was_ending; /* before it was killed */
+	bool dumps;		    /* core, or has done so */
+	bool released;		    /* process_mrelease(2) has done something */
+	bool shared;		    /* as far as is known */
+	bool ended;		    /* the process */
+	bool waits;		    /* there is nothing to be tried any more */
 	unsigned refusals;
 	uint64_t pause_ns;
 };
@@ -66,7 +64,7 @@ const char *td_process_outcome_name(enum td_process_outcome outcome)
 	case TD_PROCESS_SHARED:
 		return "shared with a live process";
 	case TD_PROCESS_RACED:
-		return "ended by itself";
+		return "freed its memory itself";
 	case TD_PROCESS_UNSUPPORTED:
 		return "no help from the kernel";
 	case TD_PROCESS_PARTLY:
@@ -145,8 +143,9 @@ static void refused(struct killing *killing)
 
 	if (look_for_helper(killing))
 		return;
-	/* Who dumps core is refused too, and gives that up when killed. */
-	if (!killing->was_dumping)
+	/* Who dumps core is refused, too, and gives that up when killed. */
+	killing->dumps |= killing->pid && tdi_look_dumps_core(killing->pid);
+	if (!killing->dumps)
 		killing->shared = true;
 	until_ns = tdi_sys_now_ns() + ((uint64_t)1000000 << killing->refusals);
 	if (killing->refusals < 6)
@@ -257,23 +256,26 @@ static void finish(struct killing *killing)
 /* What there is, before anything changes it. */
 static int look_first(struct killing *killing)
 {
-	int err = tdi_look_pid(killing->pidfd, &killing->pid), again;
+	int err = tdi_look_pid(killing->pidfd, &killing->pid), again, tid;
 
 	if (err == -ESRCH)
 		return err;
 	if (err)
 		killing->pid = 0;
 	(void)look_for_helper(killing);
-	if (killing->pid)
-		killing->report.resident = tdi_look_resident(
-			killing->helper >= 0 ? killing->helper_pid : killing->pid);
+	if (killing->pid) {
+		err = tdi_look_memory(killing->pid, &tid, &killing->report.resident);
+		killing->was_ending = err == -ENODATA;
+		if (killing->helper >= 0)
+			killing->report.resident = tdi_look_resident(killing->helper_pid);
+	}
 	killing->had_ended = tdi_exit_await(killing->pidfd, 0) == 0;
-	killing->was_ending = killing->pid && killing->report.resident == 0;
-	killing->was_dumping = killing->pid && tdi_look_dumps_core(killing->pid);
+	killing->dumps = killing->pid && tdi_look_dumps_core(killing->pid);
+	err = killing->pid && tdi_look_is_immortal(killing->pid) ? -EPERM : 0;
 	/* Was all that about this process, or about one that got its PID? */
 	if (killing->pid && tdi_look_pid(killing->pidfd, &again) == -ESRCH)
 		return -ESRCH;
-	return 0;
+	return err;
 }
 
 /* As much of it as the caller knows of. */
@@ -287,44 +289,66 @@ static void hand_over(struct td_process_report *report, const struct killing *ki
 		memset(report + 1, 0, size - sizeof(*report));
 }
 
+static void send_it(struct killing *killing)
+{
+	killing->sent = tdi_sys_pidfd_send_signal(killing->pidfd, SIGKILL);
+	if (!killing->sent && killing->helper < 0)
+		try_release(killing);
+}
+
 /*
  * A process that is killed wakes up where it ran last. If that is here, it runs instead
  * of us, and has let go of its memory before we can take part in freeing it.
  */
-static void step_aside(const struct killing *killing, struct aside *aside)
+static bool would_run_here(struct killing *killing)
 {
 	unsigned long cpus[CPUS_MAX / CPU_BITS];
-	unsigned here, node, allowed = 0;
+	unsigned node, allowed = 0;
 	int cpu = -1;
 
-	aside->is = false;
-	if (killing->report.resident >= ASIDE_FROM)
+	if (killing->report.resident >= ASIDE_FROM && killing->may_release &&
+	    killing->may_move)
 		cpu = tdi_look_cpu(killing->pid);
-	if (cpu < 0 || (unsigned)cpu >= CPUS_MAX || !killing->may_release ||
-	    tdi_sys_getcpu(&here, &node) || (int)here != cpu ||
-	    tdi_sys_getaffinity(aside->cpus, sizeof(aside->cpus)))
-		return;
-	memcpy(cpus, aside->cpus, sizeof(cpus));
-	cpus[here / CPU_BITS] &= ~(1ul << (here % CPU_BITS));
+	if (cpu < 0 || (unsigned)cpu >= CPUS_MAX ||
+	    tdi_sys_getcpu(&killing->cpu, &node) || (unsigned)cpu != killing->cpu ||
+	    tdi_sys_getaffinity(cpus, sizeof(cpus)))
+		return false;
 	for (unsigned i = 0; i < CPUS_MAX / CPU_BITS; i++)
-		allowed += (unsigned)__builtin_popcountl(aside->cpus[i]);
-	/* With none idle it would have to wait there, and have nothing of it. */
-	aside->is = allowed > 1 && tdi_look_running() < allowed &&
-		    tdi_sys_setaffinity(cpus, sizeof(cpus)) == 0;
+		allowed += (unsigned)__builtin_popcountl(cpus[i]);
+	/* With none idle one would have to wait elsewhere, and have nothing of it. */
+	return allowed > 1 && tdi_look_running() < allowed;
 }
 
-static void step_back(struct aside *aside)
+static void *send_elsewhere(void *arg)
 {
-	/* What it may not use any more the kernel leaves out; all of it: nothing to mend.
-	 */
-	if (aside->is)
-		(void)tdi_sys_setaffinity(aside->cpus, sizeof(aside->cpus));
-	aside->is = false;
+	struct killing *killing = arg;
+	unsigned long cpus[CPUS_MAX / CPU_BITS];
+
+	(void)tdi_sys_thread_name("td-kill");
+	if (tdi_sys_getaffinity(cpus, sizeof(cpus)) == 0) {
+		cpus[killing->cpu / CPU_BITS] &= ~(1ul << (killing->cpu % CPU_BITS));
+		(void)tdi_sys_setaffinity(cpus, sizeof(cpus));
+	}
+	send_it(killing);
+	return NULL;
+}
+
+/* By a thread of its own, since where the caller's may run is the caller's: it could not
+ * be set back as it was, which the kernel tells only as far as it applies now. */
+static int send(struct killing *killing)
+{
+	pthread_t thread;
+
+	if (would_run_here(killing) &&
+	    tdi_sys_thread_create(&thread, send_elsewhere, killing) == 0)
+		tdi_sys_thread_join(thread);
+	else
+		send_it(killing);
+	return killing->sent;
 }
 
 static int kill_it(struct killing *killing, int64_t timeout_ns)
 {
-	struct aside aside;
 	int err = look_first(killing);
 
 	if (err)
@@ -334,12 +358,8 @@ static int kill_it(struct killing *killing, int64_t timeout_ns)
 	if (err)
 		goto out;
 	tdi_process_progress_start(&killing->progress);
-	step_aside(killing, &aside);
 	killing->deadline_ns = tdi_sys_deadline(timeout_ns);
-	err = tdi_sys_pidfd_send_signal(killing->pidfd, SIGKILL);
-	if (!err && killing->helper < 0)
-		try_release(killing);
-	step_back(&aside);
+	err = send(killing);
 	if (err) {
 		tdi_process_progress_stop(&killing->progress);
 		goto out;
@@ -358,8 +378,7 @@ int td_process_kill(int pidfd, const struct td_process_kill_opts *opts,
 {
 	struct td_process_kill_opts ours = {.size = sizeof(ours)};
 	struct killing killing = {.pidfd = pidfd, .helper = -1};
-	unsigned there;
-	int err = tdi_opts_take(&ours, sizeof(ours), opts);
+	int there, err = tdi_opts_take(&ours, sizeof(ours), opts);
 
 	if (err)
 		return err;
@@ -369,9 +388,12 @@ int td_process_kill(int pidfd, const struct td_process_kill_opts *opts,
 	if (err)
 		return err;
 	there = tdi_process_probe();
-	if (!(there & TDI_PROBE_PIDFD_SEND_SIGNAL))
+	if (there < 0)
+		return there;
+	if (!((unsigned)there & TDI_PROBE_PIDFD_SEND_SIGNAL))
 		return -ENOSYS;
-	killing.may_release = (there & TDI_PROBE_MRELEASE) != 0;
+	killing.may_release = ((unsigned)there & TDI_PROBE_MRELEASE) != 0;
+	killing.may_move = ((unsigned)there & TDI_PROBE_AFFINITY) != 0;
 	killing.progress.fn = ours.progress;
 	killing.progress.arg = ours.arg;
 	killing.progress.interval_ns =

@@ -15,9 +15,11 @@
 
 #define TEXT_SIZE 4096
 
-/* Of a thread's flags in its stat file: the kernel's PF_EXITING and PF_SIGNALED. */
+/* Of a thread's flags in its stat file: the kernel's PF_EXITING and so on. */
 #define FLAG_EXITING 0x4u
 #define FLAG_SIGNALED 0x400u
+#define FLAG_DUMPCORE 0x200u
+#define FLAG_KTHREAD 0x200000u
 
 static int read_text(const char *path, char *text, size_t size)
 {
@@ -155,6 +157,43 @@ int tdi_look_each(int (*fn)(int pid, void *arg), void *arg)
 	return each_number("/proc", fn, arg);
 }
 
+struct memory {
+	int pid, tid;
+	uint64_t resident;
+};
+
+static int find_memory(int tid, void *arg)
+{
+	struct memory *memory = arg;
+	char path[64], text[128];
+	unsigned long long all, resident;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/statm", memory->pid, tid);
+	if (read_text(path, text, sizeof(text)) ||
+	    sscanf(text, "%llu %llu", &all, &resident) != 2 || all == 0)
+		return 0;
+	memory->tid = tid;
+	memory->resident = (uint64_t)resident * tdi_page_size();
+	return 1;
+}
+
+int tdi_look_memory(int pid, int *ret_tid, uint64_t *ret_resident)
+{
+	struct memory memory = {.pid = pid};
+	char path[64];
+	int err;
+
+	if (find_memory(pid, &memory) == 0) {
+		snprintf(path, sizeof(path), "/proc/%d/task", pid);
+		err = each_number(path, find_memory, &memory);
+		if (err <= 0)
+			return err == 0 ? -ENODATA : err == -ENOENT ? -ESRCH : err;
+	}
+	*ret_tid = memory.tid;
+	*ret_resident = memory.resident;
+	return 0;
+}
+
 struct threads {
 	int pid;
 	unsigned dying;
@@ -181,13 +220,31 @@ bool tdi_look_is_dying(int pid)
 	return each_number(path, count_dying, &threads) == 0 && threads.dying > 0;
 }
 
+static uint64_t flags_of(int pid)
+{
+	char text[TEXT_SIZE];
+	uint64_t flags;
+
+	return read_of(pid, "stat", text, sizeof(text)) == 0 &&
+			       stat_field(text, 9, &flags)
+		       ? flags
+		       : 0;
+}
+
+/* The dump of one that is killed is over at once; that there was one stays to be seen. */
 bool tdi_look_dumps_core(int pid)
 {
 	char text[TEXT_SIZE];
 	uint64_t is;
 
-	return read_of(pid, "status", text, sizeof(text)) == 0 &&
-	       tdi_procfs_find(text, "CoreDumping:", 10, &is) && is != 0;
+	return (flags_of(pid) & FLAG_DUMPCORE) ||
+	       (read_of(pid, "status", text, sizeof(text)) == 0 &&
+		tdi_procfs_find(text, "CoreDumping:", 10, &is) && is != 0);
+}
+
+bool tdi_look_is_immortal(int pid)
+{
+	return pid == 1 || (flags_of(pid) & FLAG_KTHREAD);
 }
 
 int tdi_look_cpu(int pid)

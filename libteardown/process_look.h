@@ -15,10 +15,22 @@ int tdi_look_pid(int pidfd, int *ret);
 /* Bytes that are resident; 0: it has no memory, or none any more, or is not there. */
 uint64_t tdi_look_resident(int pid);
 
+/*
+ * A thread of it that has its memory, and how much of that is resident: its first, unless
+ * that has ended before the others. -ENODATA: none has any more; -ESRCH: there is no such
+ * process, or it is hidden from us; or what opening or reading failed with.
+ */
+int tdi_look_memory(int pid, int *ret_tid, uint64_t *ret_resident);
+
 /* Has each of its threads been told to end, or begun to? */
 bool tdi_look_is_dying(int pid);
 
+/* Or has done so, as it ended. */
 bool tdi_look_dumps_core(int pid);
+
+/* A thread of the kernel, or the first process of our PID namespace: SIGKILL does nothing
+ * to it. */
+bool tdi_look_is_immortal(int pid);
 
 /* Where its first thread ran last; -1: nobody knows. */
 int tdi_look_cpu(int pid);

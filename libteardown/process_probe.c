@@ -24,16 +24,18 @@ static uint64_t count_filters(void)
 	return filters;
 }
 
-unsigned tdi_process_probe(void)
+int tdi_process_probe(void)
 {
 	uint64_t filters = count_filters();
 	/* Relaxed: the word says it all. */
 	uint64_t word = atomic_load_explicit(&known, memory_order_relaxed);
-	unsigned there;
+	int there;
 
 	if (word >> 8 == filters + 1)
-		return word & TDI_PROBE_ALL;
+		return (int)(word & TDI_PROBE_ALL);
 	there = tdi_sys_probe(TDI_PROBE_ALL, filters > 0);
-	atomic_store_explicit(&known, (filters + 1) << 8 | there, memory_order_relaxed);
+	if (there >= 0)
+		atomic_store_explicit(&known, (filters + 1) << 8 | (unsigned)there,
+				      memory_order_relaxed);
 	return there;
 }

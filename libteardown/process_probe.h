@@ -6,7 +6,8 @@
 #include "base.h"
 #include "sys_probe.h"
 
-/* TDI_PROBE_*. Asked once, and again when a seccomp filter has come. */
-unsigned tdi_process_probe(void);
+/* TDI_PROBE_*. Asked once, and again when a seccomp filter has come. Under a filter it
+ * takes a process to ask: -EAGAIN, -ENOMEM and the like: there is none now. */
+int tdi_process_probe(void);
 
 #endif

@@ -21,11 +21,19 @@ static uint64_t look(struct tdi_process_progress *progress)
 	return progress->last;
 }
 
+/* UINT64_MAX nanoseconds are never, not a moment ago. */
+static uint64_t due_after(const struct tdi_process_progress *progress, uint64_t now_ns)
+{
+	return progress->interval_ns < UINT64_MAX - now_ns
+		       ? now_ns + progress->interval_ns
+		       : UINT64_MAX;
+}
+
 void tdi_process_progress_tell(struct tdi_process_progress *progress)
 {
 	uint64_t left = look(progress), now_ns = tdi_sys_now_ns();
 
-	progress->due_ns = now_ns + progress->interval_ns;
+	progress->due_ns = due_after(progress, now_ns);
 	progress->fn(progress->arg, left, progress->at_first,
 		     now_ns - progress->began_ns);
 }
@@ -54,7 +62,7 @@ void tdi_process_progress_start(struct tdi_process_progress *progress)
 	progress->began_ns = tdi_sys_now_ns();
 	if (!progress->fn)
 		return;
-	progress->due_ns = progress->began_ns + progress->interval_ns;
+	progress->due_ns = due_after(progress, progress->began_ns);
 	progress->has_thread =
 		tdi_sys_thread_create(&progress->thread, run, progress) == 0;
 }

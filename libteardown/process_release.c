@@ -14,11 +14,14 @@
 unsigned td_process_features(void)
 {
 	const unsigned pidfds = TDI_PROBE_PIDFD_OPEN | TDI_PROBE_PIDFD_SEND_SIGNAL;
-	unsigned there = tdi_process_probe(), features = 0;
+	int there = tdi_process_probe();
+	unsigned features = 0;
 
-	if ((there & pidfds) == pidfds)
+	if (there < 0)
+		return 0;
+	if (((unsigned)there & pidfds) == pidfds)
 		features |= TD_PROCESS_PIDFD;
-	if (there & TDI_PROBE_MRELEASE)
+	if ((unsigned)there & TDI_PROBE_MRELEASE)
 		features |= TD_PROCESS_MRELEASE;
 	return features;
 }
@@ -96,14 +99,17 @@ int td_process_release(int pidfd, unsigned flags, int64_t timeout_ns)
 {
 	uint64_t deadline_ns = tdi_sys_deadline(timeout_ns), pause_ns = 0;
 	bool looked = false, helped = false, may_release;
-	int err, helper;
+	int err, helper, there;
 
 	if (flags)
 		return -EINVAL;
 	err = tdi_sys_pidfd_check(pidfd);
 	if (err)
 		return err;
-	may_release = (tdi_process_probe() & TDI_PROBE_MRELEASE) != 0;
+	there = tdi_process_probe();
+	if (there < 0)
+		return there;
+	may_release = ((unsigned)there & TDI_PROBE_MRELEASE) != 0;
 	for (;;) {
 		err = may_release ? tdi_release_once(pidfd) : -ENOSYS;
 		if (err == -EAGAIN) {

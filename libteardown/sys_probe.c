@@ -73,6 +73,10 @@ static bool is_there(unsigned call)
 		       -EBADF;
 	case TDI_PROBE_MRELEASE:
 		return TDI_ERRNO(syscall(SYS_process_mrelease, -1, 0)) == -EBADF;
+	case TDI_PROBE_AFFINITY:
+		return TDI_ERRNO(syscall(SYS_sched_setaffinity, 0, sizeof(long), NULL)) ==
+			       -EFAULT &&
+		       TDI_ERRNO(syscall(SYS_sched_getaffinity, 0, 0ul, NULL)) == -EINVAL;
 	default:
 		return TDI_ERRNO(syscall(SYS_kcmp, getpid(), getpid(), KCMP_VM, 0ul,
 					 0ul)) == 0;
@@ -92,15 +96,18 @@ static unsigned ask(unsigned calls)
 
 /*
  * In a child with memory of its own (a core dump of one that shared ours would be of
- * ours) that sends no signal and shows up in nobody's wait(). With all signals blocked a
- * filter's SIGSYS ends it without calling the host's handler. -1: it was ended.
+ * ours) that sends no signal and shows up in nobody's wait(), unless with __WALL. With
+ * all signals blocked a filter's SIGSYS ends it without calling the host's handler.
+ * -ESHUTDOWN: it was ended; else a negative errno: it could not be asked.
  */
 __attribute__((no_sanitize("thread", "address"))) static int ask_in_child(unsigned calls)
 {
 	sigset_t all, before;
 	int status = 0;
-	long pid, err;
+	long pid, err = tdi_sys_fault(TDI_SYS_clone, NULL, 0, 0);
 
+	if (err)
+		return (int)err;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	pid = TDI_ERRNO(syscall(SYS_clone, 0ul, NULL, NULL, NULL, 0ul));
@@ -110,18 +117,20 @@ __attribute__((no_sanitize("thread", "address"))) static int ask_in_child(unsign
 	}
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (pid < 0)
-		return -1;
+		return (int)pid;
 	do
 		err = TDI_ERRNO(syscall(SYS_wait4, (int)pid, &status, __WALL, NULL));
 	while (err == -EINTR);
-	return err == pid && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	if (err != pid)
+		return err < 0 ? (int)err : -ECHILD;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -ESHUTDOWN;
 }
 
-unsigned tdi_sys_probe(unsigned calls, int in_child)
+int tdi_sys_probe(unsigned calls, int in_child)
 {
-	static const enum tdi_sys_call hooks[] = {TDI_SYS_pidfd_open,
-						  TDI_SYS_pidfd_send_signal,
-						  TDI_SYS_process_mrelease, TDI_SYS_kcmp};
+	static const enum tdi_sys_call hooks[] = {
+		TDI_SYS_pidfd_open, TDI_SYS_pidfd_send_signal, TDI_SYS_process_mrelease,
+		TDI_SYS_kcmp, TDI_SYS_setaffinity};
 	unsigned there = 0;
 	int said;
 
@@ -130,13 +139,16 @@ unsigned tdi_sys_probe(unsigned calls, int in_child)
 			calls &= ~(1u << i);
 	}
 	if (!in_child)
-		return ask(calls);
+		return (int)ask(calls);
 	said = ask_in_child(calls);
-	if (said >= 0)
-		return (unsigned)said;
+	if (said != -ESHUTDOWN)
+		return said;
 	for (unsigned call = 1; call <= calls; call <<= 1) {
-		if ((calls & call) && ask_in_child(call) == (int)call)
+		said = calls & call ? ask_in_child(call) : 0;
+		if (said < 0 && said != -ESHUTDOWN)
+			return said;
+		if (said > 0)
 			there |= call;
 	}
-	return there;
+	return (int)there;
 }

@@ -18,13 +18,15 @@ ssize_t tdi_sys_readlink(const char *path, char *buf, size_t size);
 #define TDI_PROBE_PIDFD_SEND_SIGNAL (1u << 1)
 #define TDI_PROBE_MRELEASE (1u << 2)
 #define TDI_PROBE_KCMP (1u << 3)
-#define TDI_PROBE_ALL 0xfu
+#define TDI_PROBE_AFFINITY (1u << 4) /* both reading and setting one's own */
+#define TDI_PROBE_ALL 0x1fu
 
 /*
  * Which of these calls are there, and not forbidden; none of them does anything.
  * in_child: a filter may be set that ends who makes one: each is made by a process that
- * may be ended.
+ * may be ended. Returns these bits; -EAGAIN, -ENOMEM and the like: no such process could
+ * be made; -ECHILD: somebody else waited for it.
  */
-unsigned tdi_sys_probe(unsigned calls, int in_child);
+int tdi_sys_probe(unsigned calls, int in_child);
 
 #endif

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* A12, C5: finding the exit helper of another process, and waiting for the memory. */
+#include "child.h"
 #include "victim.h"
 
 #include <errno.h>
 #include <sys/eventfd.h>
+#include <sys/mount.h>
 #include <teardown.h>
+
+enum { CANNOT = 77 };
 
 static int pidfd_of(pid_t pid)
 {
@@ -237,6 +241,32 @@ START_TEST(calls_that_fail_are_told_and_nothing_is_left)
 }
 END_TEST
 
+static void find_hidden(void *arg)
+{
+	int found = -7;
+
+	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("proc", "/proc", "proc", 0, "hidepid=2"))
+		_exit(CANNOT);
+	need_eq(setresuid(65534, 65534, 65534), 0);
+	need_eq(td_exit_find(*(int *)arg, &found), -ENOENT);
+	need_eq(found, -7);
+}
+
+/* That it is not seen does not say that it has been waited for. */
+START_TEST(a_hidden_process_has_not_gone)
+{
+	struct victim victim = victim_start((struct victim_plan){.size = MIB});
+	int status = in_child(find_hidden, &victim.pidfd);
+
+	if (WIFEXITED(status) && WEXITSTATUS(status) == CANNOT)
+		tdt_skip("no /proc can be mounted that hides processes");
+	else
+		ck_assert_int_eq(status, 0);
+	victim_end(&victim);
+}
+END_TEST
+
 int main(void)
 {
 	struct tdt *tests = tdt_suite("exit_find");
@@ -250,5 +280,6 @@ int main(void)
 	tdt_add(tests, who_merely_has_the_name_is_not_believed, NULL, NULL);
 	tdt_add(tests, the_true_one_is_found_among_others_of_its_name, NULL, NULL);
 	tdt_add(tests, calls_that_fail_are_told_and_nothing_is_left, NULL, NULL);
+	tdt_add(tests, a_hidden_process_has_not_gone, NULL, NULL);
 	return tdt_run(tests);
 }

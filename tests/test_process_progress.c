@@ -93,6 +93,26 @@ START_TEST(without_a_thread_the_caller_is_told_by_itself)
 }
 END_TEST
 
+START_TEST(an_interval_without_end_is_told_of_twice)
+{
+	struct victim victim =
+		victim_start((struct victim_plan){.size = MIB, .sharer = LONG_HELPER});
+	struct td_process_report report = {.size = sizeof(report)};
+	struct told told = {.caller = pthread_self()};
+
+	ck_assert_int_eq(
+		td_process_kill(victim.pidfd,
+				TD_PROCESS_KILL_OPTS(.timeout_ns = 5000000,
+						     .progress = tell, .arg = &told,
+						     .interval_ns = UINT64_MAX),
+				&report),
+		0);
+	check_told(&told, &report);
+	ck_assert_uint_eq(told.calls, 2);
+	victim_end(&victim);
+}
+END_TEST
+
 START_TEST(outcomes_have_names)
 {
 	for (int i = TD_PROCESS_RELEASED; i <= TD_PROCESS_PARTLY; i++) {
@@ -265,6 +285,7 @@ int main(void)
 	struct tdt *tests = tdt_suite("process_progress");
 
 	tdt_add(tests, progress_never_grows_and_ends_with_the_report, NULL, NULL);
+	tdt_add(tests, an_interval_without_end_is_told_of_twice, NULL, NULL);
 	tdt_add(tests, outcomes_have_names, NULL, NULL);
 	tdt_add(tests, a_thread_tells_of_progress, NULL, NULL);
 	tdt_add(tests, without_a_thread_the_caller_is_told_by_itself, NULL, NULL);

@@ -20,7 +20,7 @@
 #include <teardown/exit.h>
 #include <unistd.h>
 
-#define VICTIM_SIZE (TDT_SANITIZED ? 32 * MIB : 128 * MIB)
+#define VICTIM_SIZE (TDT_SANITIZED ? 16 * MIB : 48 * MIB)
 
 enum victim_sharer {
 	NO_SHARER,

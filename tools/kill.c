@@ -71,7 +71,7 @@ static struct {
 	size_t nr_targets;
 	atomic_size_t next, done;
 	int64_t timeout_ns;
-	uint64_t began_ns;
+	uint64_t began_ns, until_ns;
 	/* The drawer sleeps on it until all are done, or for a frame. */
 	pthread_mutex_t lock;
 	pthread_cond_t over;
@@ -97,17 +97,20 @@ static void *killer(void *arg)
 	while ((i = atomic_fetch_add(&work.next, 1)) < work.nr_targets) {
 		struct target *target = &work.targets[i];
 
+		uint64_t now_ns = tool_now_ns();
+
 		target->report.size = sizeof(target->report);
 		if (!target->err)
-			/* Zero nanoseconds would be the library's default. */
+			/* What is left for all; zero would be the library's default. */
 			target->err = td_process_kill(
 				target->process.pidfd,
-				TD_PROCESS_KILL_OPTS(.timeout_ns =
-							     work.timeout_ns
-								     ? work.timeout_ns
-								     : 1,
-						     .progress = on_progress,
-						     .arg = target),
+				TD_PROCESS_KILL_OPTS(
+						.timeout_ns =
+							now_ns < work.until_ns
+								? (int64_t)(work.until_ns -
+									    now_ns)
+								: 1,
+						.progress = on_progress, .arg = target),
 				&target->report);
 		atomic_store(&target->done, true);
 		pthread_mutex_lock(&work.lock);
@@ -298,7 +301,6 @@ static int kill_them(int argc, char **argv)
 	bool wait = false, verbose = false, quiet = false, in_time = true;
 	struct tool_process *processes;
 	bool failed = false, not_found = false, not_back = false;
-	uint64_t until_ns;
 	int option;
 
 	work.timeout_ns = TIMEOUT_DEFAULT_NS;
@@ -336,7 +338,7 @@ static int kill_them(int argc, char **argv)
 			tool_complain("%d: %s", (int)processes[i].pid, why);
 	}
 	work.began_ns = tool_now_ns();
-	until_ns = work.began_ns + (uint64_t)work.timeout_ns;
+	work.until_ns = work.began_ns + (uint64_t)work.timeout_ns;
 	start();
 	watch(quiet, verbose);
 
@@ -353,7 +355,7 @@ static int kill_them(int argc, char **argv)
 	for (size_t i = 0; wait && i < work.nr_targets; i++) {
 		const struct target *target = &work.targets[i];
 
-		if (target->err || await_reaped(target, until_ns))
+		if (target->err || await_reaped(target, work.until_ns))
 			continue;
 		tool_complain("%d: its parent has not waited for it",
 			      (int)target->process.pid);

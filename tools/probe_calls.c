@@ -3,13 +3,13 @@
  * Calls of newer kernels, each really made in a child: a filter (seccomp) may not only
  * refuse one but kill who makes it.
  */
+#include "common.h"
 #include "probe.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,6 +18,7 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -31,9 +32,6 @@
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
 #endif
-#ifndef CLONE_PIDFD
-#define CLONE_PIDFD 0x00001000
-#endif
 #ifndef SYS_process_mrelease
 #define SYS_process_mrelease 448
 #endif
@@ -43,11 +41,6 @@
 #define PROBE_KCMP_VM 1 /* <linux/kcmp.h> is not everywhere */
 /* 104 bytes; with a size of 0 in it, it is refused with EINVAL where it is known. */
 #define PROBE_PROCMAP_QUERY _IOC(_IOC_READ | _IOC_WRITE, 'f', 17, 104)
-
-/* The first of clone3's arguments, which is all of them at first. */
-struct clone_request {
-	uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
-};
 
 /* 0 or an errno of what a try came to. */
 static int said(long result)
@@ -62,32 +55,26 @@ static int try_pidfd(void)
 	return fd < 0 ? errno : said(syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0));
 }
 
-static int try_clone_pidfd(void)
+static int try_exit_helper(void)
 {
-	struct clone_request request = {.flags = CLONE_PIDFD, .exit_signal = SIGCHLD};
-	int pidfd = -1;
-	long pid;
+	int err = td_exit_arm(NULL);
 
-	request.pidfd = (uintptr_t)&pidfd;
-	pid = syscall(SYS_clone3, &request, sizeof(request));
-	if (pid < 0)
-		return errno;
-	if (pid == 0)
-		_exit(0);
-	waitpid((pid_t)pid, NULL, 0);
-	return pidfd < 0 ? ENOSYS : 0;
+	return err ? -err : -td_exit_disarm();
 }
 
 static int try_mrelease(void)
 {
-	pid_t pid = fork();
+	pid_t self = getpid(), pid = fork();
 	int pidfd, err;
 
 	if (pid < 0)
 		return errno;
 	if (pid == 0) {
-		for (;;)
+		/* A filter may end who asks before it has killed this one. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		while (getppid() == self)
 			pause();
+		_exit(0);
 	}
 	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	kill(pid, SIGKILL);
@@ -220,8 +207,8 @@ static void ask(struct probe_answer *answer, int (*try)(void), const char *with,
 
 CALL(pidfd, "processes are named beyond doubt",
      "no exit helper; kill and wait do not work; Linux 5.3")
-CALL(clone_pidfd, "an exit helper can be made, and waited for",
-     "no exit helper; Linux 5.3")
+CALL(exit_helper, "one was armed, and disarmed",
+     "processes end as they ever did; Linux 5.4")
 CALL(mrelease, "who kills frees the memory on its CPU, too",
      "a killed process frees for itself; Linux 5.15")
 CALL(unshare_vm, "an exit helper frees on several threads",
@@ -262,7 +249,7 @@ static void ask_vma_locks(struct probe_answer *answer)
 
 const struct probe probe_calls[] = {
 	{"pidfd", ask_pidfd},
-	{"clone_pidfd", ask_clone_pidfd},
+	{"exit_helper", ask_exit_helper},
 	{"process_mrelease", ask_mrelease},
 	{"unshare_vm", ask_unshare_vm},
 	{"kcmp", ask_kcmp},

@@ -33,13 +33,11 @@ static void ask_yama(struct probe_answer *answer)
 
 	if (access(path, F_OK)) {
 		probe_value(answer, "none");
-		probe_means(answer, "one's own processes may be asked about");
+		probe_means(answer, "it keeps nobody from asking about processes");
 	} else if (read_it(answer, path, line, sizeof(line))) {
 		probe_value(answer, "%s", line);
-		probe_means(answer, *line == '0'
-					    ? "one's own processes may be asked about"
-					    : "kcmp may be refused but to parents: "
-					      "helpers are found by their names");
+		/* That is about attaching; kcmp(2) only reads. */
+		probe_means(answer, "it keeps nobody from asking about processes");
 	}
 }
 

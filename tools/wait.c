@@ -53,10 +53,23 @@ struct target {
 
 static bool quiet;
 
+/* False: a PID there is not one here; where that may not be asked it is believed. */
+static bool in_our_namespace(const char *pid)
+{
+	char path[300], ours[64], its[64];
+	ssize_t length, its_length;
+
+	snprintf(path, sizeof(path), "/proc/%s/ns/pid", pid);
+	its_length = readlink(path, its, sizeof(its));
+	length = readlink("/proc/self/ns/pid", ours, sizeof(ours));
+	return length <= 0 || its_length <= 0 ||
+	       (length == its_length && !memcmp(ours, its, (size_t)length));
+}
+
 /*
  * The helper of a process that is no more, by its name: PID is as that process saw its
- * own, which is ours unless it was in a PID namespace. Anybody can call himself that, so
- * it is to be ours; root's own word is believed for any.
+ * own: in our PID namespace it is the one that is meant. Anybody can call himself that,
+ * so it is to be ours; root's own word is believed for any.
  */
 static int find_orphan(pid_t pid)
 {
@@ -83,7 +96,7 @@ static int find_orphan(pid_t pid)
 			continue;
 		/* Again: only now is it certain whose name that was. */
 		if (tool_read_line(path, name, sizeof(name)) || strcmp(name, wanted) ||
-		    stat(path, &st) ||
+		    stat(path, &st) || !in_our_namespace(entry->d_name) ||
 		    (geteuid() != 0 && st.st_uid != geteuid() && st.st_uid != 0)) {
 			close(helper.pidfd);
 			continue;

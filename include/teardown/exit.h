@@ -14,8 +14,8 @@
  *
  * One helper serves the whole process. What it costs while the process lives: a thread
  * and a process that sleep, and some 200 KiB; no descriptor of this process, unless a
- * filter forbids unshare(2): then one. What it cannot speed up: files that are closed as the process ends, those of KVM and VFIO among
- * them, are closed before it is over.
+ * filter forbids unshare(2): then one. What it cannot speed up: files that are closed as
+ * the process ends, those of KVM and VFIO among them, are closed before it is over.
  *
  * docs/exit.md says how all this goes with signals, sessions, credentials, seccomp,
  * cgroups, PID namespaces, core dumps, fork and exec.
@@ -77,9 +77,9 @@ enum td_exit_flags {
  * for memory, processes or descriptors; -ENOSYS, -EPERM: the kernel has no pidfds, or a
  * filter forbids a step; -EOPNOTSUPP: the process is the first of its PID namespace, at
  * whose end the kernel kills the others and waits for them; -EACCES: the score is lower
- * and the process may not lower it; what writing the cgroup's file failed with. On failure
- * nothing is changed, and no process is left.
- * Context: blocks for a millisecond or so; not from a signal handler; allocates.
+ * and the process may not lower it; what writing the cgroup's file failed with. On
+ * failure nothing is changed, and no process is left. Context: blocks for a millisecond
+ * or so; not from a signal handler; allocates.
  */
 int td_exit_arm(const struct td_exit_opts *opts);
 
@@ -144,7 +144,8 @@ int td_exit_wait_reclaimed(int pidfd, int64_t timeout_ns);
  * a supervisor to which nobody has sent it. It is found by its name, "td-exit:PID", PID
  * as the process sees its own, its user, and, where the kernel allows to ask, by its
  * address space. Works while the process lives, and afterwards until it is waited for or
- * its PID is used again. Returns 0; -ENOENT: none was found; -EBADF: not a pidfd; -ESRCH:
+ * its PID is used again. Returns 0; -ENOENT: none was found, or the
+ * process is hidden from us; -EBADF: not a pidfd; -ESRCH:
  * the process has been waited for; -ENOSYS: no pidfds; -EMFILE, -ENFILE; what reading
  * /proc failed with. Context: asks about each process; waits for one that is changing
  * its memory by exec at that moment.

@@ -45,8 +45,8 @@ enum td_process_outcome {
 		1, /* all of it is back, by this call's help or its helper's */
 	TD_PROCESS_NOTHING_LEFT, /* it had no memory when this began: it had ended */
 	TD_PROCESS_SHARED, /* killed; a live process shares its memory and keeps it */
-	TD_PROCESS_RACED,  /* it ended by itself, or faster than it could be helped: it
-			    * freed its memory itself, which is back */
+	TD_PROCESS_RACED,  /* killed, or ended before that, it freed its memory itself,
+			    * faster than it could be helped; all is back */
 	TD_PROCESS_UNSUPPORTED, /* killed; no process_mrelease(2): it freed for itself */
 	TD_PROCESS_PARTLY, /* killed; the time is over, the rest comes back by itself */
 };
@@ -100,16 +100,22 @@ struct td_process_kill_opts {
  *   report  may be NULL; filled in whenever the signal was sent, also on failure
  *
  * Returns 0: the outcome is in the report; before anything is done: -EBADF: not a pidfd,
- * or one of a thread; -EINVAL, -E2BIG: size or flag; -ESRCH: it has been waited for
- * already; -EPERM: not ours to kill; -ENOSYS: signals cannot be sent by pidfd. May keep
- * the calling thread off one CPU for as long as the first process_mrelease(2) takes.
- * Context: blocks, at most about timeout_ns beyond what one call in the kernel
- * takes; does not wait for the child in the caller's place; not from a signal handler.
+ * or one of a thread; -EINVAL, -E2BIG: size or flag, or a process of
+ * a PID namespace that is not ours or within it; -ESRCH: it has been waited for
+ * already; -EPERM: not ours to kill, or not to be
+ * killed: PID 1 and threads of the kernel; -ENOSYS: signals cannot be sent by pidfd;
+ * -EAGAIN, -ENOMEM: no room for a process by which to ask what a filter allows. What
+ * frees a large one may be a thread that this starts, on another CPU than that of the
+ * dying process. Context: blocks, at most about timeout_ns beyond what one call in the
+ * kernel takes; does not wait for the child in the caller's place; not from a signal
+ * handler.
  */
 int td_process_kill(int pidfd, const struct td_process_kill_opts *opts,
 		    struct td_process_report *report);
 
-/* What this kernel offers, asked once. */
+/* What this kernel offers, asked once; where there is a seccomp filter by a child, as it
+ * may end who asks: no wait() but one with __WALL sees that, and there is no SIGCHLD.
+ * 0, and it is asked again the next time, where none can be made. */
 enum td_process_features {
 	TD_PROCESS_PIDFD = 1u << 0,    /* pidfd_open(2), pidfd_send_signal(2) */
 	TD_PROCESS_MRELEASE = 1u << 1, /* process_mrelease(2), and no filter in its way */

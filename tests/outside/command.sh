@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# usage: command.sh SRC BUILD HOLDER PRELOADED
+# usage: command.sh SRC BUILD HOLDER PRELOADED FILTERED
 # The command teardown, as it is installed: what it prints, its exit codes, and what
 # becomes of the processes it is told to run, to kill or to wait for (rows C1, C2, C5,
-# A12). HOLDER is holder.c, PRELOADED stands in for what `teardown run` loads.
+# A12). HOLDER is holder.c, PRELOADED stands in for what `teardown run` loads,
+# FILTERED is filtered.c.
 # shellcheck disable=SC2016,SC2317 # other shells' variables; functions called indirectly
 set -euo pipefail
 
@@ -11,6 +12,7 @@ src=$(realpath "$1")
 build=$(realpath "$2")
 holder=$(realpath "$3")
 preloaded=$(realpath "$4")
+filtered=$(realpath "$5")
 tmp=$(mktemp -d)
 bad=0
 skipped=()
@@ -306,7 +308,7 @@ expect 0 "($lines.)+$lines" '' "$teardown" probe
 diff -u --label expected --label 'teardown probe' - <(sed 's/:.*//' out) <<'NAMES' ||
 kernel
 pidfd
-clone_pidfd
+exit_helper
 process_mrelease
 unshare_vm
 kcmp
@@ -343,6 +345,16 @@ case $(sed -n 's/^Seccomp:\t//p' /proc/self/status) in
 0) grep -q '^seccomp: off' out || fail "probe: seccomp is off" ;;
 2) grep -q '^seccomp: filter' out || fail "probe: seccomp is a filter" ;;
 esac
+
+# Under a filter: what the library does not use does not count, and nothing stays.
+if [ "$(uname -m)" = x86_64 ]; then
+	clone3=435 pidfd_open=434
+	expect 0 ".*exit_helper: yes .*" '' timeout 60 "$filtered" "$clone3" 38 "$teardown" probe
+	# Who stays would hold the pipe open.
+	timeout 60 "$filtered" "$pidfd_open" kill "$teardown" probe | cat >out ||
+		fail "probe: left a process behind under a filter, or ended by it"
+	grep -q '^process_mrelease: no, who calls it is killed' out || fail "probe: under a filter"
+fi
 
 [ "${#skipped[@]}" -eq 0 ] || printf 'without %s\n' "${skipped[@]}"
 [ "$bad" -eq 0 ] && echo "all as it should be"
