@@ -12,14 +12,13 @@
  *       on it need no lock. The lock is for the table alone.
  *   N4  What cannot be made inaccessible again is lost to the zone, and nothing more.
  */
-#include "preload.h"
+#include "preload_ranges.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <teardown.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,35 +26,12 @@
 #define MADV_WIPEONFORK 18
 #endif
 
-#define GRANULE TDR_POOL /* as much as one page of page tables maps */
-#define RANGES_MAX 65536u
-#define NONE 0u /* no range has this index */
-
 /* So many times what was asked for is set apart while there is plenty: then realloc()
  * finds room behind a block, and seldom moves it. */
 #define ROOM 16u
 
-enum range_state { RANGE_FREE, RANGE_USED, RANGE_DYING, RANGE_LOST };
-
-struct range {
-	struct td_work work; /* while dying */
-	uintptr_t start, end;
-	size_t length;	/* bytes that can be used, from the start, whole pages */
-	size_t emptied; /* while dying: of these, released */
-	size_t covered; /* and of these, made inaccessible */
-	size_t step;
-	uint32_t next, prev; /* free ones, and unused entries of the table */
-	enum range_state state;
-};
-
 uintptr_t tdr_zone_start;
 size_t tdr_zone_size;
-
-static struct range *ranges;
-/* Of each granule that is the first or the last of a range, that range; any other value
- * is old. */
-static uint32_t *range_at;
-static uint32_t free_first, unused_first, ranges_used;
 
 static pthread_mutex_t zone_lock = PTHREAD_MUTEX_INITIALIZER;
 /* Who forks has the lock, and other handlers of his may come here. */
@@ -82,158 +58,6 @@ static size_t page_size(void)
 	return (size_t)sysconf(_SC_PAGESIZE);
 }
 
-static size_t round_up(size_t value, size_t to)
-{
-	return (value + to - 1) & ~(to - 1);
-}
-
-static uint32_t *index_of(uintptr_t addr)
-{
-	return &range_at[(addr - tdr_zone_start) / GRANULE];
-}
-
-/* ---- the table, under the lock ---- */
-
-static uint32_t entry_get(void)
-{
-	uint32_t i = unused_first;
-
-	if (i != NONE)
-		unused_first = ranges[i].next;
-	else if (ranges_used < RANGES_MAX)
-		i = ranges_used++;
-	return i;
-}
-
-static void entry_put(uint32_t i)
-{
-	ranges[i].start = ranges[i].end = 0;
-	ranges[i].next = unused_first;
-	unused_first = i;
-}
-
-static void place(uint32_t i, uintptr_t start, uintptr_t end)
-{
-	ranges[i].start = start;
-	ranges[i].end = end;
-	*index_of(start) = i;
-	*index_of(end - 1) = i;
-}
-
-static void free_list_add(uint32_t i)
-{
-	ranges[i].state = RANGE_FREE;
-	ranges[i].prev = NONE;
-	ranges[i].next = free_first;
-	ranges[free_first].prev = i; /* that of NONE is nobody's */
-	free_first = i;
-}
-
-static void free_list_remove(uint32_t i)
-{
-	struct range *range = &ranges[i];
-
-	if (range->prev != NONE)
-		ranges[range->prev].next = range->next;
-	else
-		free_first = range->next;
-	ranges[range->next].prev = range->prev;
-}
-
-static uintptr_t zone_end(void)
-{
-	return tdr_zone_start + tdr_zone_size;
-}
-
-/* The free range that begins, or ends, there. */
-static uint32_t free_from(uintptr_t addr)
-{
-	uint32_t i = addr < zone_end() ? *index_of(addr) : NONE;
-
-	return i != NONE && ranges[i].state == RANGE_FREE && ranges[i].start == addr
-		       ? i
-		       : NONE;
-}
-
-static uint32_t free_up_to(uintptr_t addr)
-{
-	uint32_t i =
-		addr > tdr_zone_start + TDR_POOL ? *index_of(addr - 1) : (uint32_t)NONE;
-
-	return i != NONE && ranges[i].state == RANGE_FREE && ranges[i].end == addr ? i
-										   : NONE;
-}
-
-/* It is empty and inaccessible: N2. */
-static void make_free(uint32_t i)
-{
-	uint32_t before = free_up_to(ranges[i].start), after = free_from(ranges[i].end);
-
-	if (before != NONE) {
-		free_list_remove(before);
-		place(i, ranges[before].start, ranges[i].end);
-		entry_put(before);
-	}
-	if (after != NONE) {
-		free_list_remove(after);
-		place(i, ranges[i].start, ranges[after].end);
-		entry_put(after);
-	}
-	free_list_add(i);
-}
-
-/* Cuts [start, start + size) out of a free range, which keeps the rest. */
-static uint32_t cut(uint32_t from, uintptr_t start, size_t size)
-{
-	struct range *range = &ranges[from];
-	uint32_t i = entry_get(), front = NONE;
-
-	if (i == NONE)
-		return NONE;
-	if (start > range->start) {
-		front = entry_get();
-		if (front == NONE) {
-			entry_put(i);
-			return NONE;
-		}
-		place(front, range->start, start);
-		free_list_add(front);
-	}
-	if (start + size < range->end) {
-		place(from, start + size, range->end);
-	} else {
-		free_list_remove(from);
-		entry_put(from);
-	}
-	place(i, start, start + size);
-	ranges[i].state = RANGE_USED;
-	ranges[i].length = 0;
-	return i;
-}
-
-static uint32_t take(size_t size, size_t align)
-{
-	for (uint32_t i = free_first; i != NONE; i = ranges[i].next) {
-		uintptr_t start = round_up(ranges[i].start, align);
-
-		if (start >= ranges[i].start && start < ranges[i].end &&
-		    ranges[i].end - start >= size)
-			return cut(i, start, size);
-	}
-	return NONE;
-}
-
-/* The range of a pointer that malloc() gave. */
-static uint32_t find(const void *pointer)
-{
-	uint32_t i = *index_of((uintptr_t)pointer);
-
-	if (i == NONE || i >= ranges_used || ranges[i].start != (uintptr_t)pointer ||
-	    ranges[i].state != RANGE_USED)
-		tdr_die("not what malloc() returned, or freed already", pointer);
-	return i;
-}
-
 /* ---- giving memory back ---- */
 
 static uint64_t now_ns(void)
@@ -258,7 +82,7 @@ static int cover(uintptr_t start, size_t length)
 #define COVER_STEP ((size_t)4 << 30) /* of empty page tables */
 
 /* One step of at most so many nanoseconds, about. */
-static int step(struct range *range, uint64_t target_ns, uint64_t *ret_released)
+static int step(struct tdr_range *range, uint64_t target_ns, uint64_t *ret_released)
 {
 	uint64_t began = now_ns(), took;
 	size_t size = range->length - range->emptied;
@@ -291,7 +115,7 @@ static int step(struct range *range, uint64_t target_ns, uint64_t *ret_released)
 
 static int release_slice(struct td_work *work, struct td_slice *slice)
 {
-	struct range *range = (struct range *)work; /* its first member */
+	struct tdr_range *range = (struct tdr_range *)work; /* its first member */
 
 	do {
 		uint64_t released;
@@ -308,11 +132,11 @@ static int release_slice(struct td_work *work, struct td_slice *slice)
 
 static void release_done(struct td_work *work, int status)
 {
-	struct range *range = (struct range *)work;
+	struct tdr_range *range = (struct tdr_range *)work;
 	bool locked = lock();
 
 	if (range->covered == range->length)
-		make_free((uint32_t)(range - ranges));
+		tdr_range_make_free((uint32_t)(range - tdr_ranges));
 	else
 		range->state = RANGE_LOST;
 	unlock(locked);
@@ -324,7 +148,7 @@ static const struct td_work_ops release_ops = {
 	.done = release_done,
 };
 
-static void release_here(struct range *range)
+static void release_here(struct tdr_range *range)
 {
 	uint64_t released;
 
@@ -337,7 +161,7 @@ static void release_here(struct range *range)
 }
 
 /* Of a range that is marked as dying. */
-static void release(struct range *range)
+static void release(struct tdr_range *range)
 {
 	struct tdr_calm before;
 
@@ -362,41 +186,6 @@ static void release(struct range *range)
 
 /* ---- what malloc() asks for ---- */
 
-static void *table(size_t size)
-{
-	void *made = tdr_sys_mmap_none(NULL, size, MAP_NORESERVE);
-
-	if (made && tdr_sys_mprotect(made, size, PROT_READ | PROT_WRITE)) {
-		(void)tdr_sys_munmap(made, size);
-		made = NULL;
-	}
-	return made;
-}
-
-/* With the first allocation: small processes need none. Under the lock. */
-static bool make_tables(void)
-{
-	struct range *made;
-
-	if (ranges)
-		return true;
-	if (tdr_zone_size <= TDR_POOL)
-		return false;
-	range_at = table(tdr_zone_size / GRANULE * sizeof(range_at[0]));
-	made = range_at ? table(RANGES_MAX * sizeof(made[0])) : NULL;
-	if (!made) {
-		if (range_at)
-			(void)tdr_sys_munmap(range_at, tdr_zone_size / GRANULE *
-							       sizeof(range_at[0]));
-		return false;
-	}
-	ranges = made;
-	ranges_used = 2; /* NONE, and the first */
-	place(1, tdr_zone_start + TDR_POOL, zone_end());
-	free_list_add(1);
-	return true;
-}
-
 static bool open_up(uintptr_t start, size_t length)
 {
 	int err = tdr_sys_mprotect((void *)start, length, PROT_READ | PROT_WRITE);
@@ -408,42 +197,43 @@ static bool open_up(uintptr_t start, size_t length)
 
 void *tdr_zone_alloc(size_t size, size_t align)
 {
-	size_t length = round_up(size, page_size()), room = round_up(size, GRANULE);
-	uint32_t i = NONE;
+	size_t length = tdr_round_up(size, page_size()),
+	       room = tdr_round_up(size, TDR_GRANULE);
+	uint32_t i = TDR_NONE;
 	bool locked;
 
 	if (room < size || room > tdr_zone_size)
 		return NULL;
-	if (align < GRANULE)
-		align = GRANULE;
+	if (align < TDR_GRANULE)
+		align = TDR_GRANULE;
 	locked = lock();
-	if (make_tables()) {
+	if (tdr_range_tables()) {
 		if (room <= tdr_zone_size / 8 / ROOM)
-			i = take(room * ROOM, align);
-		if (i == NONE)
-			i = take(room, align);
+			i = tdr_range_take(room * ROOM, align);
+		if (i == TDR_NONE)
+			i = tdr_range_take(room, align);
 	}
-	if (i != NONE)
-		ranges[i].length = length;
+	if (i != TDR_NONE)
+		tdr_ranges[i].length = length;
 	unlock(locked);
-	if (i == NONE)
+	if (i == TDR_NONE)
 		return NULL;
-	if (!open_up(ranges[i].start, length)) {
+	if (!open_up(tdr_ranges[i].start, length)) {
 		/* It may have opened a part. */
-		ranges[i].state = RANGE_DYING;
-		ranges[i].emptied = ranges[i].covered = 0;
-		ranges[i].step = STEP_MAX;
-		release_here(&ranges[i]);
+		tdr_ranges[i].state = RANGE_DYING;
+		tdr_ranges[i].emptied = tdr_ranges[i].covered = 0;
+		tdr_ranges[i].step = STEP_MAX;
+		release_here(&tdr_ranges[i]);
 		return NULL;
 	}
 	tdr_count(&tdr_counts.zone_gave);
-	return (void *)ranges[i].start;
+	return (void *)tdr_ranges[i].start;
 }
 
 void tdr_zone_free(void *pointer)
 {
 	bool locked = lock();
-	struct range *range = &ranges[find(pointer)];
+	struct tdr_range *range = &tdr_ranges[tdr_range_find(pointer)];
 
 	range->state = RANGE_DYING;
 	unlock(locked);
@@ -453,7 +243,7 @@ void tdr_zone_free(void *pointer)
 size_t tdr_zone_usable(const void *pointer)
 {
 	bool locked = lock();
-	size_t length = ranges[find(pointer)].length;
+	size_t length = tdr_ranges[tdr_range_find(pointer)].length;
 
 	unlock(locked);
 	return length;
@@ -462,25 +252,27 @@ size_t tdr_zone_usable(const void *pointer)
 /* Takes so many bytes of the free range behind it. */
 static bool extend(uint32_t i, size_t room)
 {
-	size_t more = room - (ranges[i].end - ranges[i].start);
-	uint32_t behind = free_from(ranges[i].end);
+	size_t more = room - (tdr_ranges[i].end - tdr_ranges[i].start);
+	uint32_t behind = tdr_range_free_from(tdr_ranges[i].end);
 
-	if (behind == NONE || ranges[behind].end - ranges[behind].start < more)
+	if (behind == TDR_NONE ||
+	    tdr_ranges[behind].end - tdr_ranges[behind].start < more)
 		return false;
-	if (ranges[behind].end - ranges[behind].start > more) {
-		place(behind, ranges[behind].start + more, ranges[behind].end);
+	if (tdr_ranges[behind].end - tdr_ranges[behind].start > more) {
+		tdr_range_place(behind, tdr_ranges[behind].start + more,
+				tdr_ranges[behind].end);
 	} else {
-		free_list_remove(behind);
-		entry_put(behind);
+		tdr_range_list_remove(behind);
+		tdr_range_entry_put(behind);
 	}
-	place(i, ranges[i].start, ranges[i].end + more);
+	tdr_range_place(i, tdr_ranges[i].start, tdr_ranges[i].end + more);
 	return true;
 }
 
 static bool grow(uint32_t i, size_t length)
 {
-	struct range *range = &ranges[i];
-	size_t room = round_up(length, GRANULE);
+	struct tdr_range *range = &tdr_ranges[i];
+	size_t room = tdr_round_up(length, TDR_GRANULE);
 	bool locked, fits;
 
 	if (room < length)
@@ -503,17 +295,17 @@ static bool grow(uint32_t i, size_t length)
 /* The end of it becomes a range of its own, which dies. */
 static void shrink(uint32_t i, size_t length)
 {
-	struct range *range = &ranges[i], *tail = NULL;
-	size_t keep = round_up(length, GRANULE), old = range->length;
+	struct tdr_range *range = &tdr_ranges[i], *tail = NULL;
+	size_t keep = tdr_round_up(length, TDR_GRANULE), old = range->length;
 
 	if (keep < old) {
 		bool locked = lock();
-		uint32_t rest = entry_get();
+		uint32_t rest = tdr_range_entry_get();
 
-		if (rest != NONE) {
-			tail = &ranges[rest];
-			place(rest, range->start + keep, range->end);
-			place(i, range->start, range->start + keep);
+		if (rest != TDR_NONE) {
+			tail = &tdr_ranges[rest];
+			tdr_range_place(rest, range->start + keep, range->end);
+			tdr_range_place(i, range->start, range->start + keep);
 			tail->length = old - keep;
 			tail->state = RANGE_DYING;
 			range->length = keep;
@@ -530,16 +322,16 @@ static void shrink(uint32_t i, size_t length)
 
 bool tdr_zone_resize(void *pointer, size_t size)
 {
-	size_t length = round_up(size, page_size());
+	size_t length = tdr_round_up(size, page_size());
 	bool locked = lock();
-	uint32_t i = find(pointer);
+	uint32_t i = tdr_range_find(pointer);
 
 	unlock(locked);
 	if (length < size)
 		return false;
-	if (length > ranges[i].length)
+	if (length > tdr_ranges[i].length)
 		return grow(i, length);
-	if (length < ranges[i].length)
+	if (length < tdr_ranges[i].length)
 		shrink(i, length);
 	return true;
 }
@@ -595,19 +387,19 @@ void tdr_zone_reserve(void)
 	if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur != RLIM_INFINITY)
 		size = 0;
 	for (; size >= (size_t)64 << 30 && !start; size /= 4) {
-		start = tdr_sys_mmap_none(NULL, size + GRANULE, 0);
+		start = tdr_sys_mmap_none(NULL, size + TDR_GRANULE, 0);
 		if (start)
 			break;
 	}
 	if (start) {
 		/* Aligned; the pieces before and behind go back. */
-		uintptr_t at = round_up((uintptr_t)start, GRANULE);
+		uintptr_t at = tdr_round_up((uintptr_t)start, TDR_GRANULE);
 
 		if (at > (uintptr_t)start)
 			(void)tdr_sys_munmap(start, at - (uintptr_t)start);
-		if ((uintptr_t)start + GRANULE > at)
+		if ((uintptr_t)start + TDR_GRANULE > at)
 			(void)tdr_sys_munmap((void *)(at + size),
-					     (uintptr_t)start + GRANULE - at);
+					     (uintptr_t)start + TDR_GRANULE - at);
 		if (!tdr_sys_mprotect((void *)at, TDR_POOL, PROT_READ | PROT_WRITE)) {
 			tdr_zone_start = at;
 			tdr_zone_size = size;
@@ -633,15 +425,15 @@ void tdr_zone_give_up(void)
 void tdr_zone_shed(void)
 {
 	bool locked = lock();
-	uint32_t i = ranges ? free_up_to(zone_end()) : NONE;
+	uint32_t i = tdr_ranges ? tdr_range_free_up_to(tdr_zone_end()) : TDR_NONE;
 
-	if (!ranges)
+	if (!tdr_ranges)
 		tdr_zone_give_up();
-	if (i != NONE) {
-		uintptr_t start = ranges[i].start, end = ranges[i].end;
+	if (i != TDR_NONE) {
+		uintptr_t start = tdr_ranges[i].start, end = tdr_ranges[i].end;
 
-		free_list_remove(i);
-		entry_put(i);
+		tdr_range_list_remove(i);
+		tdr_range_entry_put(i);
 		/* First, so that nobody's mapping is ever within: N1. */
 		tdr_zone_size = start - tdr_zone_start;
 		(void)tdr_sys_munmap((void *)start, end - start);
@@ -661,13 +453,13 @@ void tdr_zone_before_fork(void)
 void tdr_zone_after_fork(bool in_child)
 {
 	/* What is dying is the parent's to release; the child has its place, empty. */
-	for (uint32_t i = 1; in_child && i < ranges_used; i++) {
-		if (ranges[i].start == 0 || ranges[i].state != RANGE_DYING)
+	for (uint32_t i = 1; in_child && i < tdr_ranges_used; i++) {
+		if (tdr_ranges[i].start == 0 || tdr_ranges[i].state != RANGE_DYING)
 			continue;
-		if (cover(ranges[i].start, ranges[i].length))
-			ranges[i].state = RANGE_LOST;
+		if (cover(tdr_ranges[i].start, tdr_ranges[i].length))
+			tdr_ranges[i].state = RANGE_LOST;
 		else
-			make_free(i);
+			tdr_range_make_free(i);
 	}
 	atomic_store_explicit(&is_forking, false, memory_order_relaxed);
 	if (in_child)
