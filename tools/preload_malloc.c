@@ -214,11 +214,12 @@ static void *zone_alloc(size_t size, size_t align)
 	return made;
 }
 
-/* A large request that was refused: tried again when what is pending is back. */
+/* A large request that was refused: tried again when what is pending is back. Not one of
+ * no bytes, which realloc() answers so when it has freed. */
 #define TWICE(size, call)                                                                \
 	({                                                                               \
 		__auto_type made_ = (call);                                              \
-		if (tdr_unlikely(!made_) && (size) <= PTRDIFF_MAX && tdr_relieve())      \
+		if (tdr_unlikely(!made_) && (size) - 1 < PTRDIFF_MAX && tdr_relieve())   \
 			made_ = (call);                                                  \
 		made_;                                                                   \
 	})
