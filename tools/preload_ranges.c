@@ -3,7 +3,9 @@
 
 #include <sys/mman.h>
 
-#define RANGES_MAX 65536u
+/* A block is two mappings, itself and the room behind it, and a process may have 65530:
+ * most of these stay the program's. */
+#define RANGES_MAX 8192u
 
 struct tdr_range *tdr_ranges;
 uint32_t tdr_ranges_used;

@@ -107,6 +107,8 @@ def children():
 def limits():
     _, told = both(victim, 'limit')
     check(told.get('again', 0) >= 1, 'a refused call is tried again')
+    _, told = both(victim, 'many')
+    check(0 < told.get('allocations', 0) < 16000, 'most mappings are left to the program')
     # A limit from the start: there is no zone.
     limited = ['/bin/sh', '-c', f'ulimit -v 2000000; exec {victim} limit {THRESHOLD}']
     plain, result = run(limited), teardown(*limited)

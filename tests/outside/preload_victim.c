@@ -501,6 +501,34 @@ static int test_limit(void)
 	return 0;
 }
 
+/* More blocks than a process may have mappings, had each two: others need some. */
+static void *nothing(void *arg)
+{
+	return arg;
+}
+
+static int test_many(void)
+{
+	enum { COUNT = 34000 };
+	static char *blocks[COUNT];
+	pthread_t thread;
+
+	for (int i = 0; i < COUNT; i++) {
+		size_t size = large + (size_t)(i % 7) * 4096;
+
+		blocks[i] = malloc(size);
+		must(blocks[i] != NULL, "malloc of many");
+		blocks[i][0] = blocks[i][size - 1] = (char)i;
+	}
+	SAY_CALL(pthread_create(&thread, NULL, nothing, NULL));
+	pthread_join(thread, NULL);
+	for (int i = 0; i < COUNT; i++) {
+		must(blocks[i][0] == (char)i, "what many hold");
+		free(blocks[i]);
+	}
+	return 0;
+}
+
 static _Atomic(unsigned) handled;
 
 static void on_alarm(int signal)
@@ -647,6 +675,8 @@ int main(int argc, char **argv)
 		return test_vfork();
 	if (!strcmp(what, "limit"))
 		return test_limit();
+	if (!strcmp(what, "many"))
+		return test_many();
 	if (!strcmp(what, "signals"))
 		return test_signals();
 	return end_by(what);
