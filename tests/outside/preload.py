@@ -98,6 +98,7 @@ def children():
     check(all(t['munmaps'] >= 1 and t['frees'] >= 1 for t in others),
           'and free later', result)
     both(victim, 'vfork')
+    both(victim, 'dontfork')
     # A child that does little does nothing.
     result = teardown('/bin/sh', '-c', '/bin/echo a; /bin/echo b; true')
     check(result['out'] == 'a\nb\n' and not result['told'].keys() - {result['pid']},
@@ -107,6 +108,7 @@ def children():
 def limits():
     _, told = both(victim, 'limit')
     check(told.get('again', 0) >= 1, 'a refused call is tried again')
+    both(victim, 'late-limit')
     _, told = both(victim, 'many')
     check(0 < told.get('allocations', 0) < 16000, 'most mappings are left to the program')
     # A limit from the start: there is no zone.
