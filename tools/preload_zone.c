@@ -73,13 +73,23 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* What is inaccessible is in no core of the kernel's, but a debugger's would have it all.
+ */
+static void not_dumped(uintptr_t start, size_t length)
+{
+	(void)tdr_sys_madvise((void *)start, length, MADV_DONTDUMP);
+}
+
 /* Over what is there: its pages go, and all that was said of it (advice, locks, charge),
  * and there is no moment in which it is not mapped: N1. */
 static int cover(uintptr_t start, size_t length)
 {
-	return length == 0 || tdr_sys_mmap_none((void *)start, length, MAP_FIXED)
-		       ? 0
-		       : -ENOMEM;
+	if (length == 0)
+		return 0;
+	if (!tdr_sys_mmap_none((void *)start, length, MAP_FIXED))
+		return -ENOMEM;
+	not_dumped(start, length);
+	return 0;
 }
 
 #define STEP_MIN ((size_t)2 << 20)
@@ -211,6 +221,8 @@ static bool open_up(uintptr_t start, size_t length)
 
 	if (err && tdr_relieve())
 		err = tdr_sys_mprotect((void *)start, length, PROT_READ | PROT_WRITE);
+	if (!err)
+		(void)tdr_sys_madvise((void *)start, length, MADV_DODUMP);
 	return !err;
 }
 
@@ -424,6 +436,7 @@ void tdr_zone_reserve(void)
 			(void)tdr_sys_munmap((void *)(at + size),
 					     (uintptr_t)start + TDR_GRANULE - at);
 		if (!tdr_sys_mprotect((void *)at, TDR_POOL, PROT_READ | PROT_WRITE)) {
+			not_dumped(at + TDR_POOL, size - TDR_POOL);
 			tdr_zone_start = at;
 			tdr_zone_size = size;
 			return;
@@ -514,8 +527,10 @@ static void fill(uintptr_t start, size_t length)
 	if (length == 0 || tdr_sys_is_mapped((void *)start, length))
 		return;
 	made = tdr_sys_mmap_none((void *)start, length, MAP_FIXED_NOREPLACE);
-	if (made == (void *)start)
+	if (made == (void *)start) {
+		not_dumped(start, length);
 		return;
+	}
 	if (made) /* a kernel that does not know the flag */
 		(void)tdr_sys_munmap(made, length);
 	if (length <= page_size())

@@ -128,6 +128,16 @@ def ends():
         check(result['code'] == code, f'{how}: {code}', result)
 
 
+def reserved_is_not_dumped():
+    """A debugger writes all to its core file but what is marked (dd)."""
+    result = teardown('cat', '/proc/self/smaps')
+    sizes = [int(size) for size in re.findall(r'^Size: +(\d+) kB', result['out'], re.M)]
+    flags = re.findall(r'^VmFlags:(.*)$', result['out'], re.M)
+    check(len(flags) == len(sizes) > 10 and sum(sizes) > 1 << 26, 'address space is reserved')
+    dumped = sum(size for size, flag in zip(sizes, flags) if 'dd' not in flag.split())
+    check(dumped < 1 << 20, f'a debugger dumps {dumped >> 10} MiB')
+
+
 def other_allocators():
     _, told = both(own_malloc, 'munmap')
     check(told.get('zone') == 'not used' and told['munmaps'] >= 5, "a program's own malloc")
@@ -216,6 +226,7 @@ large_frees_are_later()
 children()
 limits()
 ends()
+reserved_is_not_dumped()
 other_allocators()
 settings()
 rights()
