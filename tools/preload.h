@@ -80,6 +80,7 @@ int tdr_sys_munmap(void *addr, size_t length);
 void *tdr_sys_mmap_none(void *addr, size_t length, int flags); /* NULL: refused */
 int tdr_sys_mprotect(void *addr, size_t length, int prot);
 int tdr_sys_madvise(void *addr, size_t length, int advice);
+bool tdr_sys_is_mapped(const void *addr, size_t length); /* all of it */
 
 /* ---- preload_malloc ---- */
 
@@ -106,8 +107,11 @@ static inline bool tdr_zone_has(const void *pointer)
 void tdr_zone_reserve(void);
 /* Gives it up but for the pool, before anything was taken from it. */
 void tdr_zone_give_up(void);
-/* Gives up what lies above all that is in use. */
+/* Gives up all that is not in use: no more is made there, and what is there goes when it
+ * is freed. */
 void tdr_zone_shed(void);
+/* Of a pointer that is in the zone: from there, not of somebody who came after. */
+bool tdr_zone_gave(const void *pointer);
 
 /* Zeroed, aligned to 2 MiB, or as said, a power of two. NULL: no room. */
 void *tdr_zone_alloc(size_t size, size_t align);

@@ -214,11 +214,12 @@ static void *zone_alloc(size_t size, size_t align)
 	return made;
 }
 
-/* A large request that was refused: tried again when what is pending is back. */
+/* A large request that was refused: tried again when what is pending is back. Not one of
+ * no bytes, which realloc() answers so when it has freed. */
 #define TWICE(size, call)                                                                \
 	({                                                                               \
 		__auto_type made_ = (call);                                              \
-		if (tdr_unlikely(!made_) && (size) <= PTRDIFF_MAX && tdr_relieve())      \
+		if (tdr_unlikely(!made_) && (size)-1 < PTRDIFF_MAX && tdr_relieve())     \
 			made_ = (call);                                                  \
 		made_;                                                                   \
 	})
@@ -319,12 +320,22 @@ void *pvalloc(size_t size)
 
 /* ---- what was given before ---- */
 
+/* Not only there: after tdr_zone_shed() it may be another's. */
+static bool is_zones(const void *pointer)
+{
+	return tdr_zone_has(pointer) && !is_pooled(pointer) && tdr_zone_gave(pointer);
+}
+
 static __attribute__((noinline)) void zone_free(void *pointer)
 {
 	int error = errno;
 
-	if (!is_pooled(pointer))
+	if (is_pooled(pointer))
+		return;
+	if (tdr_zone_gave(pointer))
 		tdr_zone_free(pointer);
+	else
+		next.free(pointer);
 	errno = error;
 }
 
@@ -353,8 +364,8 @@ static size_t usable(void *pointer)
 {
 	if (is_pooled(pointer))
 		return pool_size(pointer);
-	return tdr_zone_has(pointer) ? tdr_zone_usable(pointer)
-				     : next.malloc_usable_size(pointer);
+	return is_zones(pointer) ? tdr_zone_usable(pointer)
+				 : next.malloc_usable_size(pointer);
 }
 
 size_t malloc_usable_size(void *pointer)
@@ -370,7 +381,7 @@ static void *move(void *pointer, size_t size, void *to)
 	if (!to)
 		return NULL;
 	old = usable(pointer);
-	if (tdr_zone_has(to) && !is_pooled(to))
+	if (is_zones(to))
 		tdr_copy(to, pointer, old < size ? old : size);
 	else
 		memcpy(to, pointer, old < size ? old : size);
@@ -409,7 +420,7 @@ static __attribute__((noinline)) void *large_realloc(void *pointer, size_t size)
 
 	if (!pointer)
 		return malloc(size);
-	if (tdr_zone_has(pointer)) {
+	if (is_pooled(pointer) || is_zones(pointer)) {
 		to = realloc_in_zone(pointer, size);
 		errno = to || size == 0 ? error : ENOMEM;
 		return to;

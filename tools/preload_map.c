@@ -99,6 +99,12 @@ int tdr_sys_madvise(void *addr, size_t length, int advice)
 	return negative(syscall(SYS_madvise, addr, length, advice));
 }
 
+bool tdr_sys_is_mapped(const void *addr, size_t length)
+{
+	/* Looks at the mappings, and does nothing else. */
+	return syscall(SYS_msync, addr, length, MS_ASYNC) == 0;
+}
+
 /* ---- what programs call ---- */
 
 TDR_EXPORT int munmap(void *addr, size_t length);

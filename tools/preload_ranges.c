@@ -3,7 +3,9 @@
 
 #include <sys/mman.h>
 
-#define RANGES_MAX 65536u
+/* A block is two mappings, itself and the room behind it, and a process may have 65530:
+ * most of these stay the program's. */
+#define RANGES_MAX 8192u
 
 struct tdr_range *tdr_ranges;
 uint32_t tdr_ranges_used;
@@ -131,6 +133,7 @@ static uint32_t cut(uint32_t from, uintptr_t start, size_t size)
 	tdr_range_place(i, start, start + size);
 	tdr_ranges[i].state = RANGE_USED;
 	tdr_ranges[i].length = 0;
+	tdr_ranges[i].claimed = 0;
 	return i;
 }
 
@@ -146,16 +149,21 @@ uint32_t tdr_range_take(size_t size, size_t align)
 	return TDR_NONE;
 }
 
+bool tdr_range_is_used(const void *pointer)
+{
+	uint32_t i = range_at ? *index_of((uintptr_t)pointer) : TDR_NONE;
+
+	return i != TDR_NONE && i < tdr_ranges_used &&
+	       tdr_ranges[i].start == (uintptr_t)pointer &&
+	       tdr_ranges[i].state == RANGE_USED;
+}
+
 /* The range of a pointer that malloc() gave. */
 uint32_t tdr_range_find(const void *pointer)
 {
-	uint32_t i = *index_of((uintptr_t)pointer);
-
-	if (i == TDR_NONE || i >= tdr_ranges_used ||
-	    tdr_ranges[i].start != (uintptr_t)pointer ||
-	    tdr_ranges[i].state != RANGE_USED)
+	if (!tdr_range_is_used(pointer))
 		tdr_die("not what malloc() returned, or freed already", pointer);
-	return i;
+	return *index_of((uintptr_t)pointer);
 }
 
 static void *table(size_t size)

@@ -13,12 +13,19 @@
 #define TDR_GRANULE TDR_POOL /* as much as one page of page tables maps */
 #define TDR_NONE 0u	     /* no range has this index */
 
-enum tdr_range_state { RANGE_FREE, RANGE_USED, RANGE_DYING, RANGE_LOST };
+enum tdr_range_state {
+	RANGE_FREE,
+	RANGE_USED,
+	RANGE_DYING,
+	RANGE_LOST, /* still mapped */
+	RANGE_GONE, /* unmapped: anybody's */
+};
 
 struct tdr_range {
 	struct td_work work; /* while dying */
 	uintptr_t start, end;
 	size_t length;	/* bytes that can be used, from the start, whole pages */
+	size_t claimed; /* what its owner may open without the lock: whole granules */
 	size_t emptied; /* while dying: of these, released */
 	size_t covered; /* and of these, made inaccessible */
 	size_t step;
@@ -59,6 +66,8 @@ uint32_t tdr_range_free_up_to(uintptr_t addr);
 
 /* Cuts so much out of a free one; TDR_NONE: there is none. It is in use. */
 uint32_t tdr_range_take(size_t size, size_t align);
+
+bool tdr_range_is_used(const void *pointer);
 
 /* The one in use that begins there, as malloc() returned it; else the process ends. */
 uint32_t tdr_range_find(const void *pointer);

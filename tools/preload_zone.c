@@ -5,12 +5,13 @@
  *
  *   N1  It never has a hole. The kernel would put somebody else's mapping there, and
  *       free() would take that for ours. So memory is given back in place, and the range
- *       is made inaccessible over what was there, in one step, never unmapped.
- *   N2  Ranges lie side by side and cover the zone: free, in use, or dying. A free one is
- *       inaccessible, holds no page, and has no free neighbour.
- *   N3  A range that is in use or dying is touched by nobody but its owner: system calls
- *       on it need no lock. The lock is for the table alone.
- *   N4  What cannot be made inaccessible again is lost to the zone, and nothing more.
+ *       is made inaccessible over what was there, in one step, never unmapped. Until the
+ *       zone is shed: then it has holes, no more is made in it, and free() asks the
+ * table. N2  Ranges lie side by side and cover the zone: free, in use, or dying. A free
+ * one is inaccessible, holds no page, and has no free neighbour. N3  A range that is in
+ * use or dying is touched by nobody but its owner: system calls on it need no lock. The
+ * lock is for the table alone. N4  What cannot be made inaccessible again is lost to the
+ * zone, and nothing more.
  */
 #include "preload_ranges.h"
 
@@ -25,6 +26,9 @@
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
 #endif
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
 
 /* So many times what was asked for is set apart while there is plenty: then realloc()
  * finds room behind a block, and seldom moves it. */
@@ -37,6 +41,7 @@ static pthread_mutex_t zone_lock = PTHREAD_MUTEX_INITIALIZER;
 /* Who forks has the lock, and other handlers of his may come here. */
 static _Atomic(bool) is_forking;
 static pthread_t forker;
+static _Atomic(bool) is_shed; /* written under the lock */
 
 static bool lock(void)
 {
@@ -68,13 +73,23 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* What is inaccessible is in no core of the kernel's, but a debugger's would have it all.
+ */
+static void not_dumped(uintptr_t start, size_t length)
+{
+	(void)tdr_sys_madvise((void *)start, length, MADV_DONTDUMP);
+}
+
 /* Over what is there: its pages go, and all that was said of it (advice, locks, charge),
  * and there is no moment in which it is not mapped: N1. */
 static int cover(uintptr_t start, size_t length)
 {
-	return length == 0 || tdr_sys_mmap_none((void *)start, length, MAP_FIXED)
-		       ? 0
-		       : -ENOMEM;
+	if (length == 0)
+		return 0;
+	if (!tdr_sys_mmap_none((void *)start, length, MAP_FIXED))
+		return -ENOMEM;
+	not_dumped(start, length);
+	return 0;
 }
 
 #define STEP_MIN ((size_t)2 << 20)
@@ -130,13 +145,27 @@ static int release_slice(struct td_work *work, struct td_slice *slice)
 	return TD_WORK_MORE;
 }
 
+/* Empty and inaccessible: others may have it, from the zone or, once that is shed, of the
+ * kernel. Under the lock. */
+static void range_end(uint32_t i)
+{
+	struct tdr_range *range = &tdr_ranges[i];
+
+	if (!atomic_load_explicit(&is_shed, memory_order_relaxed)) {
+		tdr_range_make_free(i);
+		return;
+	}
+	range->state = RANGE_GONE;
+	(void)tdr_sys_munmap((void *)range->start, range->end - range->start);
+}
+
 static void release_done(struct td_work *work, int status)
 {
 	struct tdr_range *range = (struct tdr_range *)work;
 	bool locked = lock();
 
 	if (range->covered == range->length)
-		tdr_range_make_free((uint32_t)(range - tdr_ranges));
+		range_end((uint32_t)(range - tdr_ranges));
 	else
 		range->state = RANGE_LOST;
 	unlock(locked);
@@ -192,6 +221,8 @@ static bool open_up(uintptr_t start, size_t length)
 
 	if (err && tdr_relieve())
 		err = tdr_sys_mprotect((void *)start, length, PROT_READ | PROT_WRITE);
+	if (!err)
+		(void)tdr_sys_madvise((void *)start, length, MADV_DODUMP);
 	return !err;
 }
 
@@ -213,8 +244,10 @@ void *tdr_zone_alloc(size_t size, size_t align)
 		if (i == TDR_NONE)
 			i = tdr_range_take(room, align);
 	}
-	if (i != TDR_NONE)
+	if (i != TDR_NONE) {
 		tdr_ranges[i].length = length;
+		tdr_ranges[i].claimed = room;
+	}
 	unlock(locked);
 	if (i == TDR_NONE)
 		return NULL;
@@ -279,6 +312,8 @@ static bool grow(uint32_t i, size_t length)
 		return false;
 	locked = lock();
 	fits = range->end - range->start >= room || extend(i, room);
+	if (fits && range->claimed < room)
+		range->claimed = room;
 	unlock(locked);
 	if (!fits)
 		return false;
@@ -308,7 +343,7 @@ static void shrink(uint32_t i, size_t length)
 			tdr_range_place(i, range->start, range->start + keep);
 			tail->length = old - keep;
 			tail->state = RANGE_DYING;
-			range->length = keep;
+			range->length = range->claimed = keep;
 		}
 		unlock(locked);
 	}
@@ -401,6 +436,7 @@ void tdr_zone_reserve(void)
 			(void)tdr_sys_munmap((void *)(at + size),
 					     (uintptr_t)start + TDR_GRANULE - at);
 		if (!tdr_sys_mprotect((void *)at, TDR_POOL, PROT_READ | PROT_WRITE)) {
+			not_dumped(at + TDR_POOL, size - TDR_POOL);
 			tdr_zone_start = at;
 			tdr_zone_size = size;
 			return;
@@ -422,23 +458,55 @@ void tdr_zone_give_up(void)
 				     size - TDR_POOL);
 }
 
+/* The room behind it becomes a range of its own. */
+static void give_up_room(uint32_t i)
+{
+	struct tdr_range *range = &tdr_ranges[i];
+	uint32_t rest = TDR_NONE;
+
+	if (range->end - range->start > range->claimed)
+		rest = tdr_range_entry_get();
+	if (rest == TDR_NONE)
+		return;
+	tdr_range_place(rest, range->start + range->claimed, range->end);
+	tdr_range_place(i, range->start, range->start + range->claimed);
+	range_end(rest);
+}
+
 void tdr_zone_shed(void)
 {
 	bool locked = lock();
-	uint32_t i = tdr_ranges ? tdr_range_free_up_to(tdr_zone_end()) : TDR_NONE;
 
-	if (!tdr_ranges)
+	if (!tdr_ranges) {
 		tdr_zone_give_up();
-	if (i != TDR_NONE) {
-		uintptr_t start = tdr_ranges[i].start, end = tdr_ranges[i].end;
-
-		tdr_range_list_remove(i);
-		tdr_range_entry_put(i);
-		/* First, so that nobody's mapping is ever within: N1. */
-		tdr_zone_size = start - tdr_zone_start;
-		(void)tdr_sys_munmap((void *)start, end - start);
+		unlock(locked);
+		return;
+	}
+	/* First: from here on free() takes nobody's mapping for ours. */
+	atomic_store(&is_shed, true);
+	for (uint32_t i = 1, used = tdr_ranges_used; i < used; i++) {
+		if (tdr_ranges[i].start == 0)
+			continue;
+		if (tdr_ranges[i].state == RANGE_USED) {
+			give_up_room(i);
+		} else if (tdr_ranges[i].state == RANGE_FREE) {
+			tdr_range_list_remove(i);
+			range_end(i);
+		}
 	}
 	unlock(locked);
+}
+
+bool tdr_zone_gave(const void *pointer)
+{
+	bool gave, locked;
+
+	if (!atomic_load(&is_shed))
+		return true;
+	locked = lock();
+	gave = tdr_range_is_used(pointer);
+	unlock(locked);
+	return gave;
 }
 
 /* ---- fork ---- */
@@ -450,8 +518,48 @@ void tdr_zone_before_fork(void)
 	atomic_store_explicit(&is_forking, true, memory_order_release);
 }
 
+/* Where a mapping is missing, an inaccessible one. */
+static void fill(uintptr_t start, size_t length)
+{
+	size_t half = tdr_round_up(length / 2, page_size());
+	void *made;
+
+	if (length == 0 || tdr_sys_is_mapped((void *)start, length))
+		return;
+	made = tdr_sys_mmap_none((void *)start, length, MAP_FIXED_NOREPLACE);
+	if (made == (void *)start) {
+		not_dumped(start, length);
+		return;
+	}
+	if (made) /* a kernel that does not know the flag */
+		(void)tdr_sys_munmap(made, length);
+	if (length <= page_size())
+		return;
+	fill(start, half);
+	fill(start + half, length - half);
+}
+
+/* A child has a hole where the program has said MADV_DONTFORK: N1. */
+static void fill_all(void)
+{
+	if (!tdr_ranges || (!atomic_load_explicit(&is_shed, memory_order_relaxed) &&
+			    tdr_sys_is_mapped((void *)tdr_zone_start, tdr_zone_size)))
+		return;
+	for (uint32_t i = 1; i < tdr_ranges_used; i++)
+		if (tdr_ranges[i].start && (tdr_ranges[i].state == RANGE_USED ||
+					    tdr_ranges[i].state == RANGE_LOST)) {
+			fill(tdr_ranges[i].start, tdr_ranges[i].length);
+			fill(tdr_ranges[i].start,
+			     tdr_ranges[i].end - tdr_ranges[i].start);
+		}
+}
+
 void tdr_zone_after_fork(bool in_child)
 {
+	int error = errno;
+
+	if (in_child)
+		fill_all();
 	/* What is dying is the parent's to release; the child has its place, empty. */
 	for (uint32_t i = 1; in_child && i < tdr_ranges_used; i++) {
 		if (tdr_ranges[i].start == 0 || tdr_ranges[i].state != RANGE_DYING)
@@ -459,8 +567,9 @@ void tdr_zone_after_fork(bool in_child)
 		if (cover(tdr_ranges[i].start, tdr_ranges[i].length))
 			tdr_ranges[i].state = RANGE_LOST;
 		else
-			tdr_range_make_free(i);
+			range_end(i);
 	}
+	errno = error;
 	atomic_store_explicit(&is_forking, false, memory_order_relaxed);
 	if (in_child)
 		zone_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;

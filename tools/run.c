@@ -171,8 +171,11 @@ static int run(int argc, char **argv)
 	argv += optind;
 
 	if (!tool_find(argv[0], program, sizeof(program))) {
-		tool_complain("%s: %s", argv[0], strerror(ENOENT));
-		return TOOL_NO_COMMAND;
+		/* It tells whether there is one that must not be run. */
+		execvp(argv[0], argv);
+		option = errno;
+		tool_complain("%s: %s", argv[0], strerror(option));
+		return option == ENOENT ? TOOL_NO_COMMAND : TOOL_CANNOT_EXEC;
 	}
 	preload = find_preload();
 	if (!preload)

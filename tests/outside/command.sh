@@ -175,6 +175,10 @@ expect $((128 + 9)) '' '' "$teardown" run -- sh -c 'kill -KILL $$'
 expect $((128 + 15)) '' '' "$teardown" run -- sh -c 'kill -TERM $$'
 expect 127 '' 'teardown: run: no-such: No such file or directory' "$teardown" run -- no-such
 expect 126 '' 'teardown: run: /etc/passwd: Permission denied' "$teardown" run -- /etc/passwd
+mkdir bin
+touch bin/not-to-run
+expect 126 '' 'teardown: run: not-to-run: Permission denied' \
+	env PATH="$tmp/bin:$PATH" "$teardown" run -- not-to-run
 expect 0 '.*libteardown_preloaded.*' '' "$teardown" run cat /proc/self/maps
 # In its own place: the program is the process that was started, and is told its PID.
 expect 0 'same' '' sh -c 'echo $$ >pid; exec "$@"' sh "$teardown" run -- \

@@ -98,6 +98,7 @@ def children():
     check(all(t['munmaps'] >= 1 and t['frees'] >= 1 for t in others),
           'and free later', result)
     both(victim, 'vfork')
+    both(victim, 'dontfork')
     # A child that does little does nothing.
     result = teardown('/bin/sh', '-c', '/bin/echo a; /bin/echo b; true')
     check(result['out'] == 'a\nb\n' and not result['told'].keys() - {result['pid']},
@@ -107,6 +108,9 @@ def children():
 def limits():
     _, told = both(victim, 'limit')
     check(told.get('again', 0) >= 1, 'a refused call is tried again')
+    both(victim, 'late-limit')
+    _, told = both(victim, 'many')
+    check(0 < told.get('allocations', 0) < 16000, 'most mappings are left to the program')
     # A limit from the start: there is no zone.
     limited = ['/bin/sh', '-c', f'ulimit -v 2000000; exec {victim} limit {THRESHOLD}']
     plain, result = run(limited), teardown(*limited)
@@ -122,6 +126,16 @@ def ends():
                       ('bad-free', -signal.SIGABRT), ('exec', 24)):
         result, _ = both(victim, how)
         check(result['code'] == code, f'{how}: {code}', result)
+
+
+def reserved_is_not_dumped():
+    """A debugger writes all to its core file but what is marked (dd)."""
+    result = teardown('cat', '/proc/self/smaps')
+    sizes = [int(size) for size in re.findall(r'^Size: +(\d+) kB', result['out'], re.M)]
+    flags = re.findall(r'^VmFlags:(.*)$', result['out'], re.M)
+    check(len(flags) == len(sizes) > 10 and sum(sizes) > 1 << 26, 'address space is reserved')
+    dumped = sum(size for size, flag in zip(sizes, flags) if 'dd' not in flag.split())
+    check(dumped < 1 << 20, f'a debugger dumps {dumped >> 10} MiB')
 
 
 def other_allocators():
@@ -212,6 +226,7 @@ large_frees_are_later()
 children()
 limits()
 ends()
+reserved_is_not_dumped()
 other_allocators()
 settings()
 rights()
