@@ -211,6 +211,7 @@ static int end_when_waited_for(enum tdi_sys_call call, uintptr_t addr, size_t le
 	if (call == TDI_SYS_process_mrelease && tries++ == 0)
 		return -EINVAL;
 	if (call == TDI_SYS_poll && length == 2 && meant.hold >= 0) {
+		ck_assert(victim_has_ended(meant.pidfd, -1));
 		close(meant.hold);
 		meant.hold = -1;
 	}
