@@ -8,6 +8,7 @@
  *   preload_user    in place of setuid and its kin
  *   preload_malloc  in place of malloc and its kin
  *   preload_zone    the address space that very large allocations come from
+ *   preload_reserve its reservation, its lock, its end, and forks
  *   preload_ranges  the table of what it is divided into
  *
  * Nothing here calls what it stands for: the link replaces such calls, the library's

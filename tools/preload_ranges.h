@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The table of the zone's ranges. They lie side by side and cover the zone; a free one
- * has no free neighbour. All of this is called under the zone's lock, in preload_zone.c.
+ * has no free neighbour. All of the table is called under the zone's lock, in
+ * preload_zone.c and preload_reserve.c.
  */
 #ifndef TDR_PRELOAD_RANGES_H
 #define TDR_PRELOAD_RANGES_H
@@ -9,6 +10,7 @@
 #include "preload.h"
 
 #include <teardown.h>
+#include <unistd.h>
 
 #define TDR_GRANULE TDR_POOL /* as much as one page of page tables maps */
 #define TDR_NONE 0u	     /* no range has this index */
@@ -41,6 +43,11 @@ static inline size_t tdr_round_up(size_t value, size_t to)
 	return (value + to - 1) & ~(to - 1);
 }
 
+static inline size_t tdr_page_size(void)
+{
+	return (size_t)sysconf(_SC_PAGESIZE);
+}
+
 static inline uintptr_t tdr_zone_end(void)
 {
 	return tdr_zone_start + tdr_zone_size;
@@ -71,5 +78,25 @@ bool tdr_range_is_used(const void *pointer);
 
 /* The one in use that begins there, as malloc() returned it; else the process ends. */
 uint32_t tdr_range_find(const void *pointer);
+
+/* ---- between preload_zone.c and preload_reserve.c ---- */
+
+/* What it says is for the unlock: not locked anew in a handler of the fork that has it.
+ */
+bool tdr_zone_lock(void);
+void tdr_zone_unlock(bool locked);
+extern _Atomic(bool) tdr_zone_is_shed; /* written under the lock */
+
+/* What is inaccessible is in no core of the kernel's, but a debugger's would have it all.
+ */
+void tdr_not_dumped(uintptr_t start, size_t length);
+
+/* Over what is there: its pages go, and all that was said of it (advice, locks, charge),
+ * and there is no moment in which it is not mapped: N1. 0, -ENOMEM. */
+int tdr_cover(uintptr_t start, size_t length);
+
+/* Under the lock: what is empty and inaccessible is others', from the zone or, once that
+ * is shed, from the kernel. */
+void tdr_range_end(uint32_t i);
 
 #endif

@@ -7,61 +7,28 @@
  *       free() would take that for ours. So memory is given back in place, and the range
  *       is made inaccessible over what was there, in one step, never unmapped. Until the
  *       zone is shed: then it has holes, no more is made in it, and free() asks the
- * table. N2  Ranges lie side by side and cover the zone: free, in use, or dying. A free
- * one is inaccessible, holds no page, and has no free neighbour. N3  A range that is in
- * use or dying is touched by nobody but its owner: system calls on it need no lock. The
- * lock is for the table alone. N4  What cannot be made inaccessible again is lost to the
- * zone, and nothing more.
+ *       table.
+ *   N2  Ranges lie side by side and cover the zone: free, in use, or dying. A free one is
+ *       inaccessible, holds no page, and has no free neighbour.
+ *   N3  A range that is in use or dying is touched by nobody but its owner: system calls
+ *       on it need no lock. The lock is for the table alone.
+ *   N4  What cannot be made inaccessible again is lost to the zone, and nothing more.
  */
 #include "preload_ranges.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
 #endif
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0x100000
-#endif
 
 /* So many times what was asked for is set apart while there is plenty: then realloc()
  * finds room behind a block, and seldom moves it. */
 #define ROOM 16u
-
-uintptr_t tdr_zone_start;
-size_t tdr_zone_size;
-
-static pthread_mutex_t zone_lock = PTHREAD_MUTEX_INITIALIZER;
-/* Who forks has the lock, and other handlers of his may come here. */
-static _Atomic(bool) is_forking;
-static pthread_t forker;
-static _Atomic(bool) is_shed; /* written under the lock */
-
-static bool lock(void)
-{
-	if (atomic_load_explicit(&is_forking, memory_order_acquire) &&
-	    pthread_equal(forker, pthread_self()))
-		return false;
-	pthread_mutex_lock(&zone_lock);
-	return true;
-}
-
-static void unlock(bool locked)
-{
-	if (locked)
-		pthread_mutex_unlock(&zone_lock);
-}
-
-static size_t page_size(void)
-{
-	return (size_t)sysconf(_SC_PAGESIZE);
-}
 
 /* ---- giving memory back ---- */
 
@@ -73,22 +40,18 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* What is inaccessible is in no core of the kernel's, but a debugger's would have it all.
- */
-static void not_dumped(uintptr_t start, size_t length)
+void tdr_not_dumped(uintptr_t start, size_t length)
 {
 	(void)tdr_sys_madvise((void *)start, length, MADV_DONTDUMP);
 }
 
-/* Over what is there: its pages go, and all that was said of it (advice, locks, charge),
- * and there is no moment in which it is not mapped: N1. */
-static int cover(uintptr_t start, size_t length)
+int tdr_cover(uintptr_t start, size_t length)
 {
 	if (length == 0)
 		return 0;
 	if (!tdr_sys_mmap_none((void *)start, length, MAP_FIXED))
 		return -ENOMEM;
-	not_dumped(start, length);
+	tdr_not_dumped(start, length);
 	return 0;
 }
 
@@ -108,7 +71,7 @@ static int step(struct tdr_range *range, uint64_t target_ns, uint64_t *ret_relea
 		size = range->length - range->covered;
 		if (size > COVER_STEP)
 			size = COVER_STEP;
-		if (cover(range->start + range->covered, size))
+		if (tdr_cover(range->start + range->covered, size))
 			return -ENOMEM;
 		range->covered += size;
 		return 0;
@@ -116,7 +79,8 @@ static int step(struct tdr_range *range, uint64_t target_ns, uint64_t *ret_relea
 	if (size > range->step)
 		size = range->step;
 	/* Locked memory, or what the program has put there: it goes as it is covered. */
-	if (tdr_sys_madvise(addr, size, MADV_DONTNEED) && cover((uintptr_t)addr, size))
+	if (tdr_sys_madvise(addr, size, MADV_DONTNEED) &&
+	    tdr_cover((uintptr_t)addr, size))
 		return -ENOMEM;
 	range->emptied += size;
 	*ret_released = size;
@@ -145,13 +109,11 @@ static int release_slice(struct td_work *work, struct td_slice *slice)
 	return TD_WORK_MORE;
 }
 
-/* Empty and inaccessible: others may have it, from the zone or, once that is shed, of the
- * kernel. Under the lock. */
-static void range_end(uint32_t i)
+void tdr_range_end(uint32_t i)
 {
 	struct tdr_range *range = &tdr_ranges[i];
 
-	if (!atomic_load_explicit(&is_shed, memory_order_relaxed)) {
+	if (!atomic_load_explicit(&tdr_zone_is_shed, memory_order_relaxed)) {
 		tdr_range_make_free(i);
 		return;
 	}
@@ -162,13 +124,13 @@ static void range_end(uint32_t i)
 static void release_done(struct td_work *work, int status)
 {
 	struct tdr_range *range = (struct tdr_range *)work;
-	bool locked = lock();
+	bool locked = tdr_zone_lock();
 
 	if (range->covered == range->length)
-		range_end((uint32_t)(range - tdr_ranges));
+		tdr_range_end((uint32_t)(range - tdr_ranges));
 	else
 		range->state = RANGE_LOST;
-	unlock(locked);
+	tdr_zone_unlock(locked);
 	(void)status;
 }
 
@@ -228,7 +190,7 @@ static bool open_up(uintptr_t start, size_t length)
 
 void *tdr_zone_alloc(size_t size, size_t align)
 {
-	size_t length = tdr_round_up(size, page_size()),
+	size_t length = tdr_round_up(size, tdr_page_size()),
 	       room = tdr_round_up(size, TDR_GRANULE);
 	uint32_t i = TDR_NONE;
 	bool locked;
@@ -237,7 +199,7 @@ void *tdr_zone_alloc(size_t size, size_t align)
 		return NULL;
 	if (align < TDR_GRANULE)
 		align = TDR_GRANULE;
-	locked = lock();
+	locked = tdr_zone_lock();
 	if (tdr_range_tables()) {
 		if (room <= tdr_zone_size / 8 / ROOM)
 			i = tdr_range_take(room * ROOM, align);
@@ -248,7 +210,7 @@ void *tdr_zone_alloc(size_t size, size_t align)
 		tdr_ranges[i].length = length;
 		tdr_ranges[i].claimed = room;
 	}
-	unlock(locked);
+	tdr_zone_unlock(locked);
 	if (i == TDR_NONE)
 		return NULL;
 	if (!open_up(tdr_ranges[i].start, length)) {
@@ -265,20 +227,20 @@ void *tdr_zone_alloc(size_t size, size_t align)
 
 void tdr_zone_free(void *pointer)
 {
-	bool locked = lock();
+	bool locked = tdr_zone_lock();
 	struct tdr_range *range = &tdr_ranges[tdr_range_find(pointer)];
 
 	range->state = RANGE_DYING;
-	unlock(locked);
+	tdr_zone_unlock(locked);
 	release(range);
 }
 
 size_t tdr_zone_usable(const void *pointer)
 {
-	bool locked = lock();
+	bool locked = tdr_zone_lock();
 	size_t length = tdr_ranges[tdr_range_find(pointer)].length;
 
-	unlock(locked);
+	tdr_zone_unlock(locked);
 	return length;
 }
 
@@ -310,17 +272,17 @@ static bool grow(uint32_t i, size_t length)
 
 	if (room < length)
 		return false;
-	locked = lock();
+	locked = tdr_zone_lock();
 	fits = range->end - range->start >= room || extend(i, room);
 	if (fits && range->claimed < room)
 		range->claimed = room;
-	unlock(locked);
+	tdr_zone_unlock(locked);
 	if (!fits)
 		return false;
 	if (!open_up(range->start + range->length, length - range->length)) {
 		/* As it was, were a part of it open; else what is behind stays the next
 		 * growth's, which can use it as it is. */
-		(void)cover(range->start + range->length, length - range->length);
+		(void)tdr_cover(range->start + range->length, length - range->length);
 		return false;
 	}
 	range->length = length;
@@ -334,7 +296,7 @@ static void shrink(uint32_t i, size_t length)
 	size_t keep = tdr_round_up(length, TDR_GRANULE), old = range->length;
 
 	if (keep < old) {
-		bool locked = lock();
+		bool locked = tdr_zone_lock();
 		uint32_t rest = tdr_range_entry_get();
 
 		if (rest != TDR_NONE) {
@@ -345,11 +307,11 @@ static void shrink(uint32_t i, size_t length)
 			tail->state = RANGE_DYING;
 			range->length = range->claimed = keep;
 		}
-		unlock(locked);
+		tdr_zone_unlock(locked);
 	}
 	/* What is not a granule, or all of it for want of an entry. Refused, it stays. */
 	if (range->length > length &&
-	    !cover(range->start + length, range->length - length))
+	    !tdr_cover(range->start + length, range->length - length))
 		range->length = length;
 	if (tail)
 		release(tail);
@@ -357,11 +319,11 @@ static void shrink(uint32_t i, size_t length)
 
 bool tdr_zone_resize(void *pointer, size_t size)
 {
-	size_t length = tdr_round_up(size, page_size());
-	bool locked = lock();
+	size_t length = tdr_round_up(size, tdr_page_size());
+	bool locked = tdr_zone_lock();
 	uint32_t i = tdr_range_find(pointer);
 
-	unlock(locked);
+	tdr_zone_unlock(locked);
 	if (length < size)
 		return false;
 	if (length > tdr_ranges[i].length)
@@ -378,7 +340,7 @@ static bool is_zero(const unsigned char *bytes, size_t size)
 
 void tdr_copy(void *to, const void *from, size_t size)
 {
-	const size_t page = page_size();
+	const size_t page = tdr_page_size();
 
 	for (size_t done = 0; done < size; done += page) {
 		size_t part = size - done < page ? size - done : page;
@@ -405,174 +367,4 @@ void *tdr_zone_move(void *pointer, size_t size)
 	}
 	tdr_zone_free(pointer);
 	return to;
-}
-
-/* ---- the zone itself ---- */
-
-void tdr_zone_reserve(void)
-{
-	static char pool[TDR_POOL] __attribute__((aligned(4096)));
-	struct rlimit limit;
-	void *start = NULL;
-	size_t size = (size_t)16 << 40;
-
-	if (tdr_zone_size)
-		return;
-	/* It would be counted there. */
-	if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur != RLIM_INFINITY)
-		size = 0;
-	for (; size >= (size_t)64 << 30 && !start; size /= 4) {
-		start = tdr_sys_mmap_none(NULL, size + TDR_GRANULE, 0);
-		if (start)
-			break;
-	}
-	if (start) {
-		/* Aligned; the pieces before and behind go back. */
-		uintptr_t at = tdr_round_up((uintptr_t)start, TDR_GRANULE);
-
-		if (at > (uintptr_t)start)
-			(void)tdr_sys_munmap(start, at - (uintptr_t)start);
-		if ((uintptr_t)start + TDR_GRANULE > at)
-			(void)tdr_sys_munmap((void *)(at + size),
-					     (uintptr_t)start + TDR_GRANULE - at);
-		if (!tdr_sys_mprotect((void *)at, TDR_POOL, PROT_READ | PROT_WRITE)) {
-			not_dumped(at + TDR_POOL, size - TDR_POOL);
-			tdr_zone_start = at;
-			tdr_zone_size = size;
-			return;
-		}
-		(void)tdr_sys_munmap((void *)at, size);
-	}
-	tdr_zone_start = (uintptr_t)pool;
-	tdr_zone_size = TDR_POOL;
-}
-
-void tdr_zone_give_up(void)
-{
-	size_t size = tdr_zone_size;
-
-	if (size > TDR_POOL)
-		tdr_zone_size = TDR_POOL;
-	if (size > TDR_POOL)
-		(void)tdr_sys_munmap((void *)(tdr_zone_start + TDR_POOL),
-				     size - TDR_POOL);
-}
-
-/* The room behind it becomes a range of its own. */
-static void give_up_room(uint32_t i)
-{
-	struct tdr_range *range = &tdr_ranges[i];
-	uint32_t rest = TDR_NONE;
-
-	if (range->end - range->start > range->claimed)
-		rest = tdr_range_entry_get();
-	if (rest == TDR_NONE)
-		return;
-	tdr_range_place(rest, range->start + range->claimed, range->end);
-	tdr_range_place(i, range->start, range->start + range->claimed);
-	range_end(rest);
-}
-
-void tdr_zone_shed(void)
-{
-	bool locked = lock();
-
-	if (!tdr_ranges) {
-		tdr_zone_give_up();
-		unlock(locked);
-		return;
-	}
-	/* First: from here on free() takes nobody's mapping for ours. */
-	atomic_store(&is_shed, true);
-	for (uint32_t i = 1, used = tdr_ranges_used; i < used; i++) {
-		if (tdr_ranges[i].start == 0)
-			continue;
-		if (tdr_ranges[i].state == RANGE_USED) {
-			give_up_room(i);
-		} else if (tdr_ranges[i].state == RANGE_FREE) {
-			tdr_range_list_remove(i);
-			range_end(i);
-		}
-	}
-	unlock(locked);
-}
-
-bool tdr_zone_gave(const void *pointer)
-{
-	bool gave, locked;
-
-	if (!atomic_load(&is_shed))
-		return true;
-	locked = lock();
-	gave = tdr_range_is_used(pointer);
-	unlock(locked);
-	return gave;
-}
-
-/* ---- fork ---- */
-
-void tdr_zone_before_fork(void)
-{
-	pthread_mutex_lock(&zone_lock);
-	forker = pthread_self();
-	atomic_store_explicit(&is_forking, true, memory_order_release);
-}
-
-/* Where a mapping is missing, an inaccessible one. */
-static void fill(uintptr_t start, size_t length)
-{
-	size_t half = tdr_round_up(length / 2, page_size());
-	void *made;
-
-	if (length == 0 || tdr_sys_is_mapped((void *)start, length))
-		return;
-	made = tdr_sys_mmap_none((void *)start, length, MAP_FIXED_NOREPLACE);
-	if (made == (void *)start) {
-		not_dumped(start, length);
-		return;
-	}
-	if (made) /* a kernel that does not know the flag */
-		(void)tdr_sys_munmap(made, length);
-	if (length <= page_size())
-		return;
-	fill(start, half);
-	fill(start + half, length - half);
-}
-
-/* A child has a hole where the program has said MADV_DONTFORK: N1. */
-static void fill_all(void)
-{
-	if (!tdr_ranges || (!atomic_load_explicit(&is_shed, memory_order_relaxed) &&
-			    tdr_sys_is_mapped((void *)tdr_zone_start, tdr_zone_size)))
-		return;
-	for (uint32_t i = 1; i < tdr_ranges_used; i++)
-		if (tdr_ranges[i].start && (tdr_ranges[i].state == RANGE_USED ||
-					    tdr_ranges[i].state == RANGE_LOST)) {
-			fill(tdr_ranges[i].start, tdr_ranges[i].length);
-			fill(tdr_ranges[i].start,
-			     tdr_ranges[i].end - tdr_ranges[i].start);
-		}
-}
-
-void tdr_zone_after_fork(bool in_child)
-{
-	int error = errno;
-
-	if (in_child)
-		fill_all();
-	/* What is dying is the parent's to release; the child has its place, empty. */
-	for (uint32_t i = 1; in_child && i < tdr_ranges_used; i++) {
-		if (tdr_ranges[i].start == 0 || tdr_ranges[i].state != RANGE_DYING)
-			continue;
-		if (cover(tdr_ranges[i].start, tdr_ranges[i].length))
-			tdr_ranges[i].state = RANGE_LOST;
-		else
-			range_end(i);
-	}
-	errno = error;
-	atomic_store_explicit(&is_forking, false, memory_order_relaxed);
-	if (in_child)
-		zone_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-	else
-		pthread_mutex_unlock(&zone_lock);
 }

@@ -15,7 +15,10 @@ import sys
 import time
 
 THRESHOLD = str(1 << 20)
+# Set by `meson test`: glibc then writes all of each block, and of what is no block.
+os.environ.pop('MALLOC_PERTURB_', None)
 failures = []
+again = 0  # calls of all that were refused, and tried again
 
 
 def run(command, **env):
@@ -74,7 +77,9 @@ def both(program, what, **env):
           f'{name}: by itself', plain)
     own = with_it['own']
     print(f'{name}: {plain["took"]:.2f} s, {with_it["took"]:.2f} s preloaded, {own}')
+    global again  # pylint: disable=global-statement
     if own:
+        again += own['again']
         check(own['helper'] in ('armed', 'ended'), f'{name}: the helper is armed', with_it)
         check(own['engine'] == 'made', f'{name}: the engine is made', with_it)
     return with_it, own or {}
@@ -106,8 +111,7 @@ def children():
 
 
 def limits():
-    _, told = both(victim, 'limit')
-    check(told.get('again', 0) >= 1, 'a refused call is tried again')
+    both(victim, 'limit')
     both(victim, 'late-limit')
     _, told = both(victim, 'many')
     check(0 < told.get('allocations', 0) < 16000, 'most mappings are left to the program')
@@ -228,6 +232,8 @@ limits()
 ends()
 reserved_is_not_dumped()
 other_allocators()
+# Whether anything is pending when a call is refused is a matter of chance, each time.
+check(again > 0, 'no refused call was tried again')
 settings()
 rights()
 nobody_is_left()
