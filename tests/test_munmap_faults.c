@@ -150,9 +150,9 @@ static bool is_of_no_interest(enum tdi_sys_call call)
 {
 	return call == TDI_SYS_futex_wait || call == TDI_SYS_futex_wake ||
 	       call == TDI_SYS_thread_create || call == TDI_SYS_thread_name ||
-	       call == TDI_SYS_thread_sched ||
-	       call == TDI_SYS_thread_nice || call == TDI_SYS_getaffinity ||
-	       call == TDI_SYS_setaffinity || call == TDI_SYS_write;
+	       call == TDI_SYS_thread_sched || call == TDI_SYS_thread_nice ||
+	       call == TDI_SYS_getaffinity || call == TDI_SYS_setaffinity ||
+	       call == TDI_SYS_write;
 }
 
 static void fail_everywhere(int err, bool for_good)
@@ -198,7 +198,9 @@ START_TEST(refusals_leave_all_or_nothing)
 {
 	static const int errors[] = {-EPERM, -EINVAL, -EAGAIN};
 
-	for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++) {
+	/* To a sanitizer they are all the same. */
+	for (size_t i = 0; i < (TDT_SANITIZED ? 1 : sizeof(errors) / sizeof(*errors));
+	     i++) {
 		fail_everywhere(errors[i], false);
 		fail_everywhere(errors[i], true);
 	}

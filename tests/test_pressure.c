@@ -386,7 +386,7 @@ END_TEST
 
 /* ---- many ---- */
 
-enum { THREADS = 2, ROUNDS = TDT_SANITIZED ? 3000 : 20000, HELD = 64 };
+enum { THREADS = 2, ROUNDS = TDT_SANITIZED ? 1500 : 10000, HELD = 64 };
 
 static atomic_uint running, wrong;
 

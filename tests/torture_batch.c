@@ -367,13 +367,13 @@ static void expect_no_poison(const struct rcu_flavor_struct *used, unsigned n)
 
 START_TEST(memb_readers_see_no_freed_object)
 {
-	expect_no_poison(&urcu_memb_flavor, 8);
+	expect_no_poison(&urcu_memb_flavor, 4);
 }
 END_TEST
 
 START_TEST(mb_readers_see_no_freed_object)
 {
-	expect_no_poison(&urcu_mb_flavor, 8);
+	expect_no_poison(&urcu_mb_flavor, 4);
 }
 END_TEST
 

@@ -333,7 +333,7 @@ static int kill_them(int argc, char **argv)
 		target->process = processes[i];
 		target->err = why ? -EPERM : tool_open(&target->process);
 		if (target->err == -ENOSYS)
-			tool_fail("this kernel has no pidfds (5.3)");
+			tool_fail("this kernel has no pidfds (5.4)");
 		if (why)
 			tool_complain("%d: %s", (int)processes[i].pid, why);
 	}

@@ -206,7 +206,7 @@ static void ask(struct probe_answer *answer, int (*try)(void), const char *with,
 	}
 
 CALL(pidfd, "processes are named beyond doubt",
-     "no exit helper; kill and wait do not work; Linux 5.3")
+     "no exit helper; kill and wait do not work; Linux 5.4")
 CALL(exit_helper, "one was armed, and disarmed",
      "processes end as they ever did; Linux 5.4")
 CALL(mrelease, "who kills frees the memory on its CPU, too",

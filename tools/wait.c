@@ -135,7 +135,7 @@ static void begin(struct target *target)
 	}
 	if (err)
 		tool_fail("%d: %s", (int)target->process.pid,
-			  err == -ENOSYS ? "this kernel has no pidfds (5.3)"
+			  err == -ENOSYS ? "this kernel has no pidfds (5.4)"
 					 : strerror(-err));
 	target->state = RUNS;
 	/* Now, for it may have been waited for when its end is heard of. */

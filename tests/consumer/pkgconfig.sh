@@ -24,7 +24,7 @@ quietly() {
 }
 
 quietly meson setup --prefix="$tmp/prefix" -Dtests=false -Dbench=false \
-	-Dexamples=false build "$root"
+	-Dexamples=false -Doptimization=0 build "$root"
 quietly meson compile -C build
 quietly meson install -C build --no-rebuild
 # What is used below is what was installed.

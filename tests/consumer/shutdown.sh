@@ -35,7 +35,7 @@ run() {
 }
 
 quietly meson setup --prefix="$tmp/prefix" -Dtests=false -Dbench=false \
-	-Dexamples=false build "$root"
+	-Dexamples=false -Dtools=false -Doptimization=0 build "$root"
 quietly meson compile -C build
 quietly meson install -C build --no-rebuild
 rm -rf build
