@@ -203,16 +203,16 @@ static void set_oom_score(const struct tdi_exit_block *block)
 
 static int work(void *arg)
 {
-	(void)tdi_exit_zap_pieces(arg, 0);
+	tdi_exit_zap_pieces(arg);
 	tdi_bare_exit_thread();
 }
 
 /* Who waits for the process was woken by the same event, and comes first: on few CPUs he
  * would else be told when the helper has had its turn, milliseconds later. */
-#define FIRST_PAUSE_NS 50000
+#define FIRST_PAUSE_NS 100000
 
-/* A piece that takes no longer is of huge pages, or was never touched: there one thread
- * is as fast as several, who would only wait for each other. */
+/* A piece that takes no longer is of huge pages, or was never touched. Where all are, the
+ * exit is as fast as several threads, and has not the price of a call for each piece. */
 #define SLOW_NS 500000
 
 static void give_back(struct tdi_exit_block *block)
@@ -227,7 +227,7 @@ static void give_back(struct tdi_exit_block *block)
 	if (block->threads < 2)
 		return;
 	tdi_exit_find_mappings(block);
-	if (tdi_exit_zap_pieces(block, SLOW_NS))
+	if (!tdi_exit_is_slow(block, SLOW_NS))
 		return;
 	workers = (unsigned)tdi_min_size(block->threads, block->pieces);
 	for (unsigned i = 1; i < workers; i++) {
@@ -237,7 +237,7 @@ static void give_back(struct tdi_exit_block *block)
 			break; /* those that are do it */
 	}
 	/* Those that are not done yet when this one is come to the end of their call. */
-	(void)tdi_exit_zap_pieces(block, 0);
+	tdi_exit_zap_pieces(block);
 }
 
 /* ---- waiting for it ---- */

@@ -119,8 +119,9 @@ int tdi_exit_close_all_but(const int *keep, unsigned nr, char *text, size_t size
 void tdi_exit_unmap_files(struct tdi_exit_block *block);
 /* The largest mappings of this process that hold nothing but pages of its own. */
 void tdi_exit_find_mappings(struct tdi_exit_block *block);
-/* Gives back piece after piece, beside others who do. False: one has taken longer than
- * that (0: never). */
-bool tdi_exit_zap_pieces(struct tdi_exit_block *block, uint64_t slow_ns);
+/* Gives back some pieces here and there: has one taken longer than that? */
+bool tdi_exit_is_slow(struct tdi_exit_block *block, uint64_t slow_ns);
+/* Gives back piece after piece, beside others who do. */
+void tdi_exit_zap_pieces(struct tdi_exit_block *block);
 
 #endif

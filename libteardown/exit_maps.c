@@ -17,7 +17,8 @@
 #define MAPPING_MIN ((size_t)4 << 20)
 #define PIECE_MIN ((size_t)32 << 20)
 #define PIECE_HUGE ((size_t)1 << 30) /* of the largest huge pages */
-#define PIECES_MAX 1024		     /* of one mapping: reserved ones are terabytes */
+#define SAMPLES 16
+#define PIECES_MAX 1024 /* of one mapping: reserved ones are terabytes */
 
 static bool begins(const char *text, const char *with)
 {
@@ -213,26 +214,42 @@ static void zap(const struct tdi_exit_mapping *mapping, size_t number)
 		(void)tdi_bare_madvise(start, end - start, MADV_DONTNEED_LOCKED);
 }
 
-bool tdi_exit_zap_pieces(struct tdi_exit_block *block, uint64_t slow_ns)
+/* Of the mapping with that number, which only grow. */
+static unsigned mapping_of(const struct tdi_exit_block *block, unsigned at, size_t number)
 {
-	uint64_t began = slow_ns > 0 ? tdi_bare_now_ns() : 0;
+	while (at + 1 < block->mappings && block->mapping[at + 1].first <= number)
+		at++;
+	return at;
+}
+
+bool tdi_exit_is_slow(struct tdi_exit_block *block, uint64_t slow_ns)
+{
+	size_t samples = tdi_min_size(SAMPLES, block->pieces);
+	uint64_t began = tdi_bare_now_ns();
+	unsigned at = 0;
+
+	for (size_t i = 0; i < samples; i++) {
+		size_t number = i * block->pieces / samples;
+		uint64_t ended;
+
+		at = mapping_of(block, at, number);
+		zap(&block->mapping[at], number);
+		ended = tdi_bare_now_ns();
+		if (ended - began > slow_ns)
+			return true;
+		began = ended;
+	}
+	return false;
+}
+
+void tdi_exit_zap_pieces(struct tdi_exit_block *block)
+{
 	unsigned at = 0;
 	size_t number;
 
 	while ((number = atomic_fetch_add_explicit(
 			&block->next_piece, 1, memory_order_relaxed)) < block->pieces) {
-		uint64_t ended;
-
-		/* Numbers only grow. */
-		while (at + 1 < block->mappings && block->mapping[at + 1].first <= number)
-			at++;
+		at = mapping_of(block, at, number);
 		zap(&block->mapping[at], number);
-		if (slow_ns == 0)
-			continue;
-		ended = tdi_bare_now_ns();
-		if (ended - began > slow_ns)
-			return false;
-		began = ended;
 	}
-	return true;
 }
