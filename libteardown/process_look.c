@@ -21,27 +21,6 @@
 #define FLAG_DUMPCORE 0x200u
 #define FLAG_KTHREAD 0x200000u
 
-static int read_text(const char *path, char *text, size_t size)
-{
-	int fd = tdi_sys_open(path, O_RDONLY | O_CLOEXEC);
-	size_t length = 0;
-	ssize_t got = 0;
-
-	if (fd < 0)
-		return fd;
-	while (length < size - 1) {
-		got = tdi_sys_read(fd, text + length, size - 1 - length);
-		if (got == -EINTR)
-			continue;
-		if (got <= 0)
-			break;
-		length += (size_t)got;
-	}
-	(void)tdi_sys_close(fd);
-	text[length] = '\0';
-	return got < 0 ? (int)got : 0;
-}
-
 /* /proc/PID/file. A process that is not there is -ESRCH, whatever that reads as. */
 static int read_of(int pid, const char *file, char *text, size_t size)
 {
@@ -49,7 +28,7 @@ static int read_of(int pid, const char *file, char *text, size_t size)
 	int err;
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
-	err = read_text(path, text, size);
+	err = tdi_procfs_read(path, text, size);
 	return err == -ENOENT || (err == 0 && !text[0]) ? -ESRCH : err;
 }
 
@@ -60,7 +39,7 @@ int tdi_look_pid(int pidfd, int *ret)
 	int err, pid;
 
 	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", pidfd);
-	err = pidfd < 0 ? -EBADF : read_text(path, text, sizeof(text));
+	err = pidfd < 0 ? -EBADF : tdi_procfs_read(path, text, sizeof(text));
 	if (err)
 		return err;
 	line = strstr(text, "\nPid:");
@@ -105,13 +84,13 @@ static int is_thread_dying(const char *path)
 	uint64_t pending, flags;
 
 	snprintf(file, sizeof(file), "%s/status", path);
-	if (read_text(file, text, sizeof(text)) || !text[0])
+	if (tdi_procfs_read(file, text, sizeof(text)) || !text[0])
 		return -1;
 	if (tdi_procfs_find(text, "SigPnd:", 16, &pending) &&
 	    (pending & (UINT64_C(1) << (SIGKILL - 1))))
 		return 1;
 	snprintf(file, sizeof(file), "%s/stat", path);
-	if (read_text(file, text, sizeof(text)) || !text[0])
+	if (tdi_procfs_read(file, text, sizeof(text)) || !text[0])
 		return -1;
 	return stat_field(text, 9, &flags) &&
 	       (flags & (FLAG_EXITING | FLAG_SIGNALED)) != 0;
@@ -169,7 +148,7 @@ static int find_memory(int tid, void *arg)
 	unsigned long long all, resident;
 
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/statm", memory->pid, tid);
-	if (read_text(path, text, sizeof(text)) ||
+	if (tdi_procfs_read(path, text, sizeof(text)) ||
 	    sscanf(text, "%llu %llu", &all, &resident) != 2 || all == 0)
 		return 0;
 	memory->tid = tid;
@@ -313,7 +292,7 @@ unsigned tdi_look_running(void)
 	char text[128];
 	unsigned running;
 
-	if (read_text("/proc/loadavg", text, sizeof(text)) ||
+	if (tdi_procfs_read("/proc/loadavg", text, sizeof(text)) ||
 	    sscanf(text, "%*s %*s %*s %u/", &running) != 1)
 		return UINT_MAX;
 	return running;

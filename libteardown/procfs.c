@@ -5,14 +5,14 @@
 #include <fcntl.h>
 #include <string.h>
 
-bool tdi_procfs_text(const char *path, char *text, size_t size)
+int tdi_procfs_read(const char *path, char *text, size_t size)
 {
 	int fd = tdi_sys_open(path, O_RDONLY | O_CLOEXEC);
 	size_t length = 0;
 	ssize_t got = 0;
 
 	if (fd < 0)
-		return false;
+		return fd;
 	while (length < size - 1) {
 		got = tdi_sys_read(fd, text + length, size - 1 - length);
 		if (got == -EINTR)
@@ -23,7 +23,12 @@ bool tdi_procfs_text(const char *path, char *text, size_t size)
 	}
 	text[length] = '\0';
 	(void)tdi_sys_close(fd);
-	return got >= 0 && length > 0;
+	return got < 0 ? (int)got : 0;
+}
+
+bool tdi_procfs_text(const char *path, char *text, size_t size)
+{
+	return tdi_procfs_read(path, text, size) == 0 && text[0] != '\0';
 }
 
 /* The number at the start of text, after blanks. False: there is none. */

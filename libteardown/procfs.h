@@ -5,7 +5,10 @@
 
 #include "base.h"
 
-/* Reads the beginning of a file as a string. False: it cannot be read, or is empty. */
+/* Reads the beginning of a file as a string. 0, or -errno of opening or reading it. */
+int tdi_procfs_read(const char *path, char *text, size_t size);
+
+/* The same. False: it cannot be read, or is empty. */
 bool tdi_procfs_text(const char *path, char *text, size_t size);
 
 /* The number that a file begins with. */
