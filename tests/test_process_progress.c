@@ -159,7 +159,7 @@ END_TEST
 START_TEST(a_process_with_an_armed_helper_is_released)
 {
 	struct victim victim;
-	int helper = -1;
+	int helper = -1, err;
 
 	if (skip_without_threads())
 		return;
@@ -167,7 +167,9 @@ START_TEST(a_process_with_an_armed_helper_is_released)
 	ck_assert_int_eq(td_process_release(victim.pidfd, 0, TD_FOREVER), -EINVAL);
 	ck_assert_int_eq(td_exit_find(victim.pidfd, &helper), 0);
 	kill(victim.pid, SIGKILL);
-	ck_assert_int_eq(td_process_release(victim.pidfd, 0, TD_FOREVER), 0);
+	err = td_process_release(victim.pidfd, 0, TD_FOREVER);
+	/* -ESRCH: the helper was done before it was looked for. */
+	ck_assert_msg(err == 0 || err == -ESRCH, "%d", err);
 	ck_assert_int_eq(td_exit_wait_reclaimed(helper, 0), 0);
 	close(helper);
 	victim_end(&victim);
