@@ -82,6 +82,13 @@ START_TEST(any_call_that_fails_leaves_nothing_behind) /* A10 */
 {
 	static const int errors[] = {-EPERM, -ENOMEM, -ENOSYS};
 
+#ifdef __SANITIZE_THREAD__
+	/* It has one state for the keeper and the helper, which has nothing of its own
+	 * that is instrumented but this test's hook; now and then it dies of that. */
+	tdt_skip("the hook would run in the helper, on ThreadSanitizer's state of the "
+		 "keeper");
+	return;
+#endif
 	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++)
 		ck_assert_int_eq(in_child(arm_with_faults, (void *)&errors[i]), 0);
 }
