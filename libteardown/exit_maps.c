@@ -17,8 +17,8 @@
 #define MAPPING_MIN ((size_t)4 << 20)
 #define PIECE_MIN ((size_t)32 << 20)
 #define PIECE_HUGE ((size_t)1 << 30) /* of the largest huge pages */
-#define SAMPLES 16
-#define PIECES_MAX 1024 /* of one mapping: reserved ones are terabytes */
+#define SAMPLES 16		     /* pieces, to tell whether they are slow */
+#define PIECES_MAX 1024		     /* of one mapping: reserved ones are terabytes */
 
 static bool begins(const char *text, const char *with)
 {

@@ -3,8 +3,8 @@
  * libteardown-run.so, which `teardown run` preloads into programs that know nothing of
  * it: docs/preload.md.
  *
- *   preload         settings, the exit helper and the engine of this process, fork, the
- * end preload_map     in place of munmap, mmap, mremap, mlock and setrlimit
+ *   preload         settings, this process's exit helper and engine, fork, its end
+ *   preload_map     in place of munmap, mmap, mremap, mlock and setrlimit
  *   preload_user    in place of setuid and its kin
  *   preload_malloc  in place of malloc and its kin
  *   preload_zone    the address space that very large allocations come from

@@ -73,13 +73,14 @@ enum td_exit_flags {
  * Returns 0; -EALREADY: this process has a helper (td_exit_check() says whether it still
  * serves; td_exit_disarm() first); -EINVAL: size, unknown flag, oom_score_adj out of
  * range, or no thread can be started, since the process's children are to be in another
- * PID namespace; -EBADF: one of keep_fds is not open; -ENOMEM, -EAGAIN, -EMFILE, -ENFILE: no room
- * for memory, processes or descriptors; -ENOSYS, -EPERM: the kernel has no pidfds, or a
- * filter forbids a step; -EOPNOTSUPP: the process is the first of its PID namespace, at
- * whose end the kernel kills the others and waits for them; -EACCES: the score is lower
- * and the process may not lower it; what writing the cgroup's file failed with. On
- * failure nothing is changed, and no process is left. Context: blocks for a millisecond
- * or so; not from a signal handler; allocates.
+ * PID namespace; -EBADF: one of keep_fds is not open; -ENOMEM, -EAGAIN, -EMFILE, -ENFILE:
+ * no room for memory, processes or descriptors; -ENOSYS, -EPERM: the kernel has no
+ * pidfds, or a filter forbids a step; -EOPNOTSUPP: the process is the first of its PID
+ * namespace, at whose end the kernel kills the others and waits for them; -EACCES: the
+ * score is lower and the process may not lower it; what writing the cgroup's file failed
+ * with. On failure nothing is changed, and no process is left.
+ *
+ * Context: blocks for a millisecond or so; not from a signal handler; allocates.
  */
 int td_exit_arm(const struct td_exit_opts *opts);
 
@@ -92,8 +93,8 @@ int td_exit_arm(const struct td_exit_opts *opts);
 int td_exit_disarm(void);
 
 enum td_exit_state_flags {
-	/* Once alone with the memory it uses several threads. Else a filter forbids it to
-	 * ask whether it is, and it only ends, which frees on one. */
+	/* Once alone with the memory it can use several threads. Else a filter forbids it
+	 * to ask whether it is, and it only ends, which frees on one. */
 	TD_EXIT_PARALLEL = 1u << 0,
 	/* User, group, capabilities or seccomp mode of the process are others than when
 	 * it was armed. The helper shares memory that can be written with who has the new
