@@ -21,7 +21,7 @@
 
 #define FILLERS_MAX 64u
 #define FILL_ALIGN ((size_t)2 << 20)
-#define FILL_ALONE ((size_t)32 << 20) /* less than that is not worth a thread */
+#define FILL_ALONE ((size_t)32 << 20) /* less than twice that is not worth a thread */
 
 struct part {
 	pthread_t thread;
@@ -68,10 +68,6 @@ void bench_write(void *start, size_t size)
 	unsigned nr = nr_fillers(size);
 	size_t each = size / nr / FILL_ALIGN * FILL_ALIGN;
 
-	if (size < FILL_ALONE) {
-		bench_touch(start, size);
-		return;
-	}
 	for (unsigned i = 0; i < nr; i++) {
 		parts[i].start = (char *)start + i * each;
 		parts[i].size = i + 1 < nr ? each : size - i * each;
