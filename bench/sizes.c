@@ -20,7 +20,7 @@ enum { MUNMAP, THREAD, CHUNKS, TD_MUNMAP, TD_REGION, TD_SPACE_PUT, MREMAP, NR_SU
 
 /* What a sample frees. */
 struct job {
-	struct bench_pieces pieces; /* of the ways without a space: all but start, size */
+	struct bench_pieces pieces;
 	td_space *space[BENCH_PIECES_MAX];
 	struct bench_place place;
 };
@@ -255,8 +255,16 @@ static unsigned rounds_for(size_t size, unsigned repeat)
 	return size >= LARGE && repeat > 3 ? 3 : repeat;
 }
 
-static void run_size(struct bench_subject *subjects, size_t size, unsigned repeat)
+/* caller_us of each subject */
+struct cost {
+	size_t size; /* 0 = not measured */
+	double us[NR_SUBJECTS];
+};
+
+static struct cost run_size(struct bench_subject *subjects, size_t size, unsigned repeat)
 {
+	struct cost cost = {.size = size};
+
 	if (size < LARGE)
 		bench_rounds(subjects, NR_SUBJECTS, size, repeat);
 	else
@@ -268,6 +276,23 @@ static void run_size(struct bench_subject *subjects, size_t size, unsigned repea
 		printf(" munmap_over_%s=%.2f", subjects[i].name,
 		       ratio(subjects, MUNMAP, i));
 	printf(" td_munmap_over_mremap=%.2f\n", ratio(subjects, TD_MUNMAP, MREMAP));
+	for (unsigned i = 0; i < NR_SUBJECTS; i++)
+		cost.us[i] = bench_median(&subjects[i], CALLER_US);
+	return cost;
+}
+
+/* How many times more the largest size costs the caller than the one before. */
+static void print_growth(const struct bench_subject *subjects, const struct cost *from,
+			 const struct cost *to)
+{
+	char name[2][32];
+
+	printf("summary bench=sizes from=%s to=%s",
+	       bench_size_name(from->size, name[0], sizeof(name[0])),
+	       bench_size_name(to->size, name[1], sizeof(name[1])));
+	for (unsigned i = 0; i < NR_SUBJECTS; i++)
+		printf(" growth_%s=%.2f", subjects[i].name, to->us[i] / from->us[i]);
+	printf("\n");
 }
 
 static void run(const struct bench_opts *opts)
@@ -282,6 +307,7 @@ static void run(const struct bench_opts *opts)
 		[MREMAP] = {.name = "mremap", .sample = sample},
 	};
 	size_t last = opts->size ? opts->size : LARGEST;
+	struct cost before = {0}, most = {0};
 	td_engine *engine = bench_engine(1);
 	struct bench_freer *freer = bench_freer_start();
 
@@ -297,9 +323,13 @@ static void run(const struct bench_opts *opts)
 		subjects[i].arg = &ways[i];
 	}
 	for (size_t size = SMALLEST; size <= last; size *= 4) {
-		if (bench_fits("sizes", size, &(struct bench_opts){0}))
-			run_size(subjects, size, opts->repeat);
+		if (!bench_fits("sizes", size, &(struct bench_opts){0}))
+			continue;
+		before = most;
+		most = run_size(subjects, size, opts->repeat);
 	}
+	if (before.size > 0)
+		print_growth(subjects, &before, &most);
 	bench_freer_stop(freer);
 	bench_engine_done(engine);
 }

@@ -134,7 +134,7 @@ static void run_kind(struct bench_subject *subjects, enum bench_kind_id id,
 		     const struct bench_opts *opts)
 {
 	const struct bench_kind *kind = &bench_kinds[id];
-	size_t size = opts->size ? opts->size : (size_t)64 << 10;
+	size_t size = (size_t)64 << 10;
 	size_t last = opts->size ? opts->size : BENCH_GIB;
 	const char *reason = bench_kind_prepare(kind, &size);
 	struct way ways[NR_SUBJECTS];
@@ -153,7 +153,8 @@ static void run_kind(struct bench_subject *subjects, enum bench_kind_id id,
 	for (; size <= last; size *= 4) {
 		if (id == BENCH_THP && size < HUGE_SIZE)
 			continue; /* it would not be of huge pages */
-		if (bench_fits("threshold", size * bench_pieces_for(size), opts))
+		if (bench_fits("threshold", size * bench_pieces_for(size),
+			       &(struct bench_opts){0}))
 			run_size(subjects, size, opts->repeat, &even);
 	}
 	printf("summary bench=threshold kind=%s from_size=%s from_size_burst=%s\n",
@@ -190,6 +191,6 @@ static void run(const struct bench_opts *opts)
 
 const struct bench_scenario bench_threshold = {
 	.name = "threshold",
-	.what = "from which size on it pays to hand memory on (64 KiB to 1 GiB)",
+	.what = "from which size on it pays to hand memory on (64 KiB to 1 GiB, or SIZE)",
 	.run = run,
 };
