@@ -272,6 +272,9 @@ void bench_print_header(void)
 	bench_must(uname(&system) ? -errno : 0, "uname");
 	printf("# td-bench version=%s kernel=%s cpus=%ld page=%ld\n", td_version(),
 	       system.release, sysconf(_SC_NPROCESSORS_ONLN), sysconf(_SC_PAGESIZE));
+	printf("# memory is filled by %s, by a thread for each of %u CPUs, before "
+	       "anything is timed\n",
+	       bench_fill_name(), bench_cpus());
 }
 
 void bench_print_line(const char *scenario, const char *subject, const char *kind,

@@ -96,6 +96,8 @@ void *bench_map(size_t size, int flags, int fd);
  * there is much of it. The threads have ended when it returns.
  */
 void bench_write(void *start, size_t size);
+const char *bench_fill_name(
+	void); /* "MADV_POPULATE_WRITE"; "touching" where it refuses */
 /* Writes to, or reads from, every page, by the caller alone. */
 void bench_touch(void *start, size_t size);
 void bench_read(const void *start, size_t size);

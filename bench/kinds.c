@@ -314,7 +314,8 @@ void bench_memory_unmap_chunks(void *arg)
 	int advice = memory->kind->region.flags & TD_REGION_LOCKED ? MADV_DONTNEED_LOCKED
 								   : MADV_DONTNEED;
 
-	for (size_t at = 0; at < memory->size; at += CHUNK) {
+	/* What is one chunk is better left to munmap at once. */
+	for (size_t at = 0; memory->size > CHUNK && at < memory->size; at += CHUNK) {
 		size_t left = memory->size - at;
 
 		if (madvise(memory->start + at, left < CHUNK ? left : CHUNK, advice))

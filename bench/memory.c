@@ -47,6 +47,16 @@ static void *fill(void *arg)
 	return NULL;
 }
 
+const char *bench_fill_name(void)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	void *start = bench_map(page, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	bool refused = madvise(start, page, MADV_POPULATE_WRITE);
+
+	bench_munmap(start, page);
+	return refused ? "touching" : "MADV_POPULATE_WRITE";
+}
+
 static unsigned nr_fillers(size_t size)
 {
 	unsigned cpus = bench_cpus();
