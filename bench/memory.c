@@ -68,9 +68,9 @@ static unsigned nr_fillers(size_t size)
 }
 
 /*
- * The kernel fills several times as fast when it is asked to than when each page is
- * touched, and by each CPU's thread faster still. They have gone when this returns: none
- * is there beside what is measured.
+ * The kernel fills faster when it is asked to than when each page is touched, and faster
+ * still by several threads (on two CPUs 2.0, 3.8 and 1.4 GiB a second). They have gone
+ * when this returns: none is there beside what is measured.
  */
 void bench_write(void *start, size_t size)
 {
@@ -91,8 +91,6 @@ void bench_write(void *start, size_t size)
 		bench_must(-pthread_join(parts[i].thread, NULL), "pthread_join");
 }
 
-/* ---- mapping ---- */
-
 void bench_read(const void *start, size_t size)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -100,6 +98,8 @@ void bench_read(const void *start, size_t size)
 	for (size_t i = 0; i < size; i += page)
 		(void)((const volatile char *)start)[i];
 }
+
+/* ---- mapping ---- */
 
 void bench_munmap(void *start, size_t size)
 {
