@@ -11,7 +11,7 @@
 
 #define BENCH_GIB ((size_t)1 << 30)
 #define BENCH_REPEAT_MAX 1000u
-#define BENCH_VALUES_MAX 12u
+#define BENCH_VALUES_MAX 16u
 
 /* ---- scenarios: one file each, named in main.c's table ---- */
 
@@ -19,7 +19,7 @@ struct bench_opts {
 	size_t size;	  /* 0 = what the scenario takes by default */
 	size_t objects;	  /* the same, where objects are counted */
 	unsigned repeat;  /* rounds that count */
-	const char *only; /* NULL = all: what exit is to measure, commas between them */
+	const char *only; /* NULL = all: what is to be measured, commas between them */
 };
 
 struct bench_scenario {
@@ -29,7 +29,12 @@ struct bench_scenario {
 
 extern const struct bench_scenario bench_put, bench_reclaim, bench_unmap, bench_threshold,
 	bench_lookup, bench_stall, bench_slices, bench_batch, bench_refs, bench_small,
-	bench_budget, bench_foreground, bench_kill, bench_exit;
+	bench_budget, bench_foreground, bench_kill, bench_exit, bench_sizes, bench_limits;
+
+/* Is it named by --only, or is there none? */
+bool bench_chosen(const struct bench_opts *opts, const char *name);
+/* Ends the program where --only names what is not one of these. NULL ends them. */
+void bench_check_only(const struct bench_opts *opts, const char *const *names);
 
 /* ---- measuring ---- */
 
@@ -56,10 +61,15 @@ struct bench_subject {
 void bench_rounds(struct bench_subject *subjects, unsigned nr_subjects, size_t size,
 		  unsigned repeat);
 
+/* Without the one that does not count: for long samples that warm up by themselves. */
+void bench_rounds_warm(struct bench_subject *subjects, unsigned nr_subjects, size_t size,
+		       unsigned repeat);
+
 struct bench_summary bench_summarize(const struct bench_series *series);
 double bench_median(const struct bench_subject *subject, unsigned value);
 
 uint64_t bench_now_ns(void); /* CLOCK_MONOTONIC */
+unsigned bench_cpus(void);   /* that we may use */
 
 /* ---- memory ---- */
 
@@ -70,6 +80,7 @@ uint64_t bench_now_ns(void); /* CLOCK_MONOTONIC */
  */
 void *bench_map_plain(size_t size);
 td_space *bench_map_space(td_engine *engine, size_t size);
+void *bench_map_unfilled(size_t size); /* as bench_map_plain, but no page is there */
 
 void bench_munmap(void *start, size_t size);
 
@@ -80,8 +91,15 @@ void bench_munmap(void *start, size_t size);
  */
 void *bench_map(size_t size, int flags, int fd);
 
-/* Writes to, or reads from, every page. */
+/*
+ * Has every page there, written to: by MADV_POPULATE_WRITE in a thread for each CPU where
+ * there is much of it. The threads have ended when it returns.
+ */
 void bench_write(void *start, size_t size);
+const char *bench_fill_name(
+	void); /* "MADV_POPULATE_WRITE"; "touching" where it refuses */
+/* Writes to, or reads from, every page, by the caller alone. */
+void bench_touch(void *start, size_t size);
 void bench_read(const void *start, size_t size);
 
 /* Waits until the space's memory is back; the clock then. Gives the count up. */

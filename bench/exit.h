@@ -43,9 +43,6 @@ const char *exit_qemu_start(const struct exit_subject *self,
 			    struct exit_process *ret);
 void exit_qemu_end(const struct exit_process *process);
 
-/* Forks. The child is in the memory cgroup, and is killed with this program. */
-pid_t exit_fork(void);
-
 /* ---- watching ---- */
 
 struct exit_times {	    /* in nanoseconds since the process was told, or was killed */
