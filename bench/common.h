@@ -60,6 +60,7 @@ struct bench_summary bench_summarize(const struct bench_series *series);
 double bench_median(const struct bench_subject *subject, unsigned value);
 
 uint64_t bench_now_ns(void); /* CLOCK_MONOTONIC */
+unsigned bench_cpus(void);   /* that we may use */
 
 /* ---- memory ---- */
 
@@ -70,6 +71,7 @@ uint64_t bench_now_ns(void); /* CLOCK_MONOTONIC */
  */
 void *bench_map_plain(size_t size);
 td_space *bench_map_space(td_engine *engine, size_t size);
+void *bench_map_unfilled(size_t size); /* as bench_map_plain, but no page is there */
 
 void bench_munmap(void *start, size_t size);
 
@@ -80,8 +82,13 @@ void bench_munmap(void *start, size_t size);
  */
 void *bench_map(size_t size, int flags, int fd);
 
-/* Writes to, or reads from, every page. */
+/*
+ * Has every page there, written to: by MADV_POPULATE_WRITE in a thread for each CPU where
+ * there is much of it. The threads have ended when it returns.
+ */
 void bench_write(void *start, size_t size);
+/* Writes to, or reads from, every page, by the caller alone. */
+void bench_touch(void *start, size_t size);
 void bench_read(const void *start, size_t size);
 
 /* Waits until the space's memory is back; the clock then. Gives the count up. */
