@@ -133,6 +133,10 @@ const char *bench_size_name(size_t size, char *buf, size_t buf_size);
 
 void bench_print_header(void);
 
+/* "peer=NAME version=V settings="..."": what is compared with, and how it is used. */
+void bench_print_peer(const char *name, const char *version, const char *settings);
+void bench_print_peers(const char *scenario); /* those of a scenario that are known */
+
 /* "bench=put subject=munmap kind=anon4k size=4294967296", without a newline */
 void bench_print_line(const char *scenario, const char *subject, const char *kind,
 		      size_t size);

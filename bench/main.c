@@ -104,6 +104,7 @@ int main(int argc, char **argv)
 	/* A line at a time, for whoever watches through a pipe. */
 	bench_must(setvbuf(stdout, NULL, _IOLBF, 0) ? -ENOMEM : 0, "setvbuf");
 	bench_print_header();
+	bench_print_peers(scenario->name);
 	scenario->run(&opts);
 	bench_must(fflush(stdout) || ferror(stdout) ? -EIO : 0, "stdout");
 	return EXIT_SUCCESS;
