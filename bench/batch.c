@@ -364,6 +364,7 @@ static void print_summary(const struct bench_subject *subjects, const struct set
 	       "total_td_over_free=%.2f objects_per_grace_period=%.0f",
 	       setup->threads, order_name(setup), setup->nr_objects,
 	       ratio(call_rcu, td, QUEUE_NS), ratio(call_rcu, td, COLD_NS),
+	       ratio(rt, td, QUEUE_NS), ratio(rt, td, COLD_NS),
 	       ratio(td, &subjects[WAY_FREE], TOTAL_NS),
 	       periods > 0 ? (double)setup->nr_objects / periods : 0.0);
 	print_best(subjects, "queue", QUEUE_NS);

@@ -206,6 +206,19 @@ bool bench_parse_size(const char *text, size_t *ret)
 	return true;
 }
 
+bool bench_has_word(const char *list, const char *word)
+{
+	size_t length = strlen(word);
+
+	for (const char *at = list; at; at = strchr(at, ',')) {
+		at += *at == ',';
+		if (strncmp(at, word, length) == 0 &&
+		    (at[length] == ',' || at[length] == '\0'))
+			return true;
+	}
+	return false;
+}
+
 const char *bench_size_name(size_t size, char *buf, size_t buf_size)
 {
 	if (size % BENCH_GIB == 0)

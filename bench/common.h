@@ -19,7 +19,7 @@ struct bench_opts {
 	size_t size;	  /* 0 = what the scenario takes by default */
 	size_t objects;	  /* the same, where objects are counted */
 	unsigned repeat;  /* rounds that count */
-	const char *only; /* NULL = all: what exit is to measure, commas between them */
+	const char *only; /* NULL = all: what to measure, commas between them */
 };
 
 struct bench_scenario {
@@ -29,7 +29,7 @@ struct bench_scenario {
 
 extern const struct bench_scenario bench_put, bench_reclaim, bench_unmap, bench_threshold,
 	bench_lookup, bench_stall, bench_slices, bench_batch, bench_refs, bench_small,
-	bench_budget, bench_foreground, bench_kill, bench_exit;
+	bench_budget, bench_foreground, bench_kill, bench_exit, bench_allocator;
 
 /* ---- measuring ---- */
 
@@ -127,6 +127,9 @@ void bench_freer_stop(struct bench_freer *freer);
 
 /* "4G", "512M", "64K" or bytes, rounded up to whole pages. False: none of these. */
 bool bench_parse_size(const char *text, size_t *ret);
+
+/* Is the word one of a list, with commas between them? */
+bool bench_has_word(const char *list, const char *word);
 
 /* "8g", "512m" or bytes, for names. */
 const char *bench_size_name(size_t size, char *buf, size_t buf_size);
