@@ -18,6 +18,7 @@ enum { CALLER_US, FREES_US, LONGEST_US, RECLAIM_MS, LEFT, STALL_US, STEAL_MS, NR
 _Static_assert(NR_VALUES <= BENCH_VALUES_MAX, "no room for the values");
 
 #define SUBJECTS_MAX 16u
+#define EXIT_USAGE 2
 
 /* ---- a child for each sample ---- */
 
@@ -150,12 +151,27 @@ static void print_ratios(const struct bench_subject *subjects, unsigned nr,
 		       bench_median(td, RECLAIM_MS) / bench_median(peer, RECLAIM_MS));
 }
 
+static void check_words(const char *list)
+{
+	for (const char *at = list; at; at = strchr(at, ',')) {
+		char word[32];
+
+		at += *at == ',' && at > list;
+		snprintf(word, sizeof(word), "%.*s", (int)strcspn(at, ","), at);
+		if (allocator_find(word))
+			continue;
+		fprintf(stderr, "error: no subject of allocator: '%s'\n", word);
+		exit(EXIT_USAGE);
+	}
+}
+
 static void run(const struct bench_opts *opts)
 {
 	static struct bench_subject subjects[SUBJECTS_MAX];
 	size_t size = bench_fitting("allocator", BENCH_GIB, opts);
 	unsigned nr;
 
+	check_words(opts->only);
 	size = (size + ALLOCATOR_BLOCK - 1) / ALLOCATOR_BLOCK * ALLOCATOR_BLOCK;
 	puts("# all blocks of an allocator, 2 MiB each and full, given back. Each sample "
 	     "is "
@@ -197,6 +213,8 @@ static void run(const struct bench_opts *opts)
 	}
 	for (unsigned i = 0; i < nr; i++)
 		print_subject(&subjects[i], size);
+	if (nr == 0)
+		return;
 	printf("summary bench=allocator size=%zu", size);
 	print_ratios(subjects, nr, "jemalloc_destroy", "destroy", "td_hooks_destroy");
 	print_ratios(subjects, nr, "jemalloc_purge", "purge", "td_hooks_free");
