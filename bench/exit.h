@@ -44,9 +44,6 @@ const char *exit_qemu_start(const struct exit_subject *self,
 void exit_qemu_end(const struct exit_process *process);
 void exit_qemu_print_peer(const struct exit_subject *self, size_t size); /* it started */
 
-/* Forks. The child is in the memory cgroup, and is killed with this program. */
-pid_t exit_fork(void);
-
 /* ---- watching ---- */
 
 struct exit_times {	    /* in nanoseconds since the process was told, or was killed */

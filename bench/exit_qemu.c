@@ -4,6 +4,7 @@
  * memory is filled beforehand. It is told to quit through its monitor (QMP), which is its
  * standard input.
  */
+#include "cgroup.h"
 #include "exit.h"
 
 #include <dirent.h>
@@ -124,7 +125,7 @@ static bool start(const struct bench_kind *kind, size_t size, const char *const 
 
 	bench_must(pipe2(orders, O_CLOEXEC) ? -errno : 0, "pipe");
 	bench_must(pipe2(answers, O_CLOEXEC) ? -errno : 0, "pipe");
-	ret->pid = exit_fork();
+	ret->pid = bench_cgroup_fork();
 	if (ret->pid == 0)
 		run_qemu(kind, size, way, orders[0], answers[1]);
 	close(orders[0]);
