@@ -39,8 +39,11 @@ static const struct peer {
 } peers[] = {
 	{" put reclaim unmap sizes threshold stall budget ", "munmap", kernel_version,
 	 "one munmap(2) of the whole range, by the caller"},
-	{" unmap sizes stall foreground budget small ", "thread", kernel_version,
+	{" unmap sizes stall foreground small ", "thread", kernel_version,
 	 "munmap(2) by a thread that was there before and sleeps on a semaphore"},
+	{" budget ", "thread", kernel_version,
+	 "munmap(2) by one thread for all loops, which sleeps on a condition variable; "
+	 "it takes whatever is handed to it"},
 	{" unmap sizes stall ", "chunks", kernel_version,
 	 "madvise(MADV_DONTNEED) of 4 MiB at a time, then munmap(2), by the caller"},
 	{" reclaim ", "bare", kernel_version,
