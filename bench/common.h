@@ -29,7 +29,8 @@ struct bench_scenario {
 
 extern const struct bench_scenario bench_put, bench_reclaim, bench_unmap, bench_threshold,
 	bench_lookup, bench_stall, bench_slices, bench_batch, bench_refs, bench_small,
-	bench_budget, bench_foreground, bench_kill, bench_exit, bench_sizes, bench_limits;
+	bench_budget, bench_foreground, bench_kill, bench_exit, bench_sizes, bench_limits,
+	bench_allocator;
 
 /* Is it named by --only, or is there none? */
 bool bench_chosen(const struct bench_opts *opts, const char *name);
@@ -143,6 +144,10 @@ bool bench_parse_size(const char *text, size_t *ret);
 const char *bench_size_name(size_t size, char *buf, size_t buf_size);
 
 void bench_print_header(void);
+
+/* "peer=NAME version=V settings="..."": what is compared with, and how it is used. */
+void bench_print_peer(const char *name, const char *version, const char *settings);
+void bench_print_peers(const char *scenario); /* those of a scenario that are known */
 
 /* "bench=put subject=munmap kind=anon4k size=4294967296", without a newline */
 void bench_print_line(const char *scenario, const char *subject, const char *kind,

@@ -126,6 +126,9 @@ static unsigned find_subjects(const struct bench_opts *opts,
 			continue;
 		}
 		end_in_time(&all[i], size, &process, &times);
+		if (all[i].start == exit_qemu_start)
+			exit_qemu_print_peer(&all[i],
+					     opts->size ? opts->size : now.kind->size);
 		subjects[nr++] = (struct bench_subject){
 			.name = all[i].name, .sample = sample, .arg = &all[i]};
 	}
