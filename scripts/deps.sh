@@ -81,6 +81,9 @@ TD_MAN_PACKAGES=(groff-base)
 # One of td-bench's peers is built where this is there; nothing else needs it.
 # shellcheck disable=SC2034
 TD_BENCH_PACKAGES=(libck-dev)
+# The plots of scripts/bench.sh; without it there is a report without them.
+# shellcheck disable=SC2034
+TD_PLOT_PACKAGES=(gnuplot-nox)
 # Its program is tested under `teardown run`, where it is there. Its redis-check-rdb is
 # the server by another name: no service is installed that would start at once.
 # shellcheck disable=SC2034
