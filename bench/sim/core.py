@@ -117,9 +117,12 @@ class Machine:
         self.scaling, self.remote = scaling, remote
         self.holds = None  # of the mmap lock, as (from, to); a list: they are noted
 
-    def factor(self, thread_node, memory_node):
+    def share(self, thread_node):
         node = self.nodes[thread_node]
-        factor = max(1.0, node.runnable / node.cpus)
+        return max(1.0, node.runnable / node.cpus)
+
+    def factor(self, thread_node, memory_node):
+        factor = 1.0
         if memory_node is None:  # interleaved: of all nodes in equal parts
             others = sum(at.freeing for at in self.nodes) / len(self.nodes)
             far = 1 + (self.remote - 1) * (1 - 1 / len(self.nodes))
@@ -132,27 +135,30 @@ class Machine:
             factor *= self.remote
         return factor * self.scaling.slowdown(max(1, at_once))
 
-    def work(self, thread_node, memory_node, alone_ns, locks=False):
-        """Generator: runs for what takes alone_ns where nobody else is. locks: with the
-        mmap lock held, so that who maps waits."""
+    def work(self, thread_node, memory_node, alone_ns, fixed_ns=0, locks=False):
+        """Generator: runs for what takes alone_ns on that memory where nobody else is,
+        and fixed_ns wherever it is. locks: with the mmap lock held, so that who maps
+        waits."""
         node = self.nodes[thread_node]
         touched = self.nodes if memory_node is None else [self.nodes[memory_node]]
+        part = 1 / len(touched)
         node.runnable += 1
         for at in touched:
-            at.freeing += 1
-        took = alone_ns * self.factor(thread_node, memory_node)
+            at.freeing += part
+        took = self.share(thread_node) * (
+            alone_ns * self.factor(thread_node, memory_node) + fixed_ns)
         if locks and self.holds is not None:
             self.holds.append((self.sim.now, self.sim.now + took))
         yield took
         node.runnable -= 1
         for at in touched:
-            at.freeing -= 1
+            at.freeing -= part
 
     def compute(self, thread_node, alone_ns):
         """Generator: the same for what needs a CPU only."""
         node = self.nodes[thread_node]
         node.runnable += 1
-        yield alone_ns * max(1.0, node.runnable / node.cpus)
+        yield alone_ns * self.share(thread_node)
         node.runnable -= 1
 
 

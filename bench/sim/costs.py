@@ -44,6 +44,7 @@ class Costs:
     detach_ns: float = 150 * US
     move_ns_per_gib: float = 100
     fill_ns_per_gib: float = 0
+    exit_wait_ns: float = 1_000_000
     remote: float = 1.5
     zap_holds_mmap_lock: bool = False
     sources: list = field(default_factory=list)  # (parameter, value, source)
@@ -210,6 +211,17 @@ def _step(lines, costs):
         "assumed: a system call with its TLB flush, locks, clocks and accounting"))
 
 
+def _exit(lines, costs):
+    waits, size = lines.nearest(costs, "waitpid_ms", "exit", subject="td", kind="anon4k",
+                                end="exit")
+    if waits is not None:
+        costs.exit_wait_ns = waits * 1e6
+    costs.sources.append((
+        "what waitpid takes with the library's helper", f"{costs.exit_wait_ns / 1e6:.2f} ms",
+        f"measured: {size_name(size)}, `bench=exit subject=td`; no page is looked at before"
+        if waits is not None else "assumed: not measured in `bench=exit`"))
+
+
 def _wake(lines, costs):
     for field in ("wake_us", "us", "median_us"):
         value = lines.use(costs, field, "limits", subject="wake")
@@ -229,6 +241,7 @@ def calibrate(results):
     _scaling(lines, costs)
     _callers(lines, costs)
     _fill(lines, costs)
+    _exit(lines, costs)
     _wake(lines, costs)
     _step(lines, costs)
     fitted = fit_published()

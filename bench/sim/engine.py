@@ -76,17 +76,24 @@ class Queue:
         return self.hand_out(work)
 
     def steal(self, limited):
-        """A work of another queue; and when to look again, if there is something."""
+        """A work of another queue, and whether there is more for others; or when to look
+        again, if there is something that is left to its own reapers."""
         again = None
         for other in self.others():
             may_go = is_free if limited else (
                 None if other.has_much() or other.is_deserted() else has_no_home)
             work = other.pop(may_go)
             if work:
-                return work, None
+                return work, None, other.has_for_others()
             if other.ready:
                 again = LATE
-        return None, again
+        return None, again, False
+
+    def ask_someone(self):
+        """Who sleeps, here or else on the next queue where one does, is to look."""
+        for queue in [self] + self.others():
+            if self.engine.sim.wake(queue.signal, 1, self.engine.costs.wake_ns):
+                return
 
     def take(self):
         """Generator: a reaper's wait for its next work."""
@@ -99,8 +106,10 @@ class Queue:
                 break
             again = None
             if engine.steals:
-                work, again = self.steal(limited > 0)
+                work, again, for_others = self.steal(limited > 0)
                 if work:
+                    if for_others:
+                        self.ask_someone()
                     break
             if limited:
                 again = min(again or limited, limited)

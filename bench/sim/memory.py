@@ -16,10 +16,10 @@ MANY = 1 << 30
 class Pace:
     """pace.h: at most doubles or halves from step to step."""
 
-    def __init__(self, first, least, most):
-        self.least, self.most = least, max(least, most)
-        self.step = max(least, first)
-        self.target = USUAL_TARGET
+    def __init__(self, first, least, most, grain):
+        self.least, self.most = least * grain, max(least, most) * grain
+        self.step = max(least, first) * grain
+        self.target = USUAL_TARGET * grain
 
     def _bounded(self, step):
         return max(self.least, int(min(step, self.most)) // self.least * self.least)
@@ -47,8 +47,8 @@ class Extent:
     def __init__(self, size, kind, nodes=None, grain=1):
         self.size, self.kind, self.nodes = size, kind, nodes
         least = max(PMD, kind.page)
-        self.zap = Pace(ZAP_FIRST * grain, least, ZAP_MAX * grain)
-        self.shell = Pace(SHELL_FIRST * grain, max(least, GIB), SHELL_MAX * grain)
+        self.zap = Pace(ZAP_FIRST, least, ZAP_MAX, grain)
+        self.shell = Pace(SHELL_FIRST, least, SHELL_MAX, grain)
         self.claimed = self.zapped = self.unmapped = self.accounted = 0
         self.begun = self.unmapping = self.whole = False
 
@@ -167,7 +167,7 @@ class Doom(Work):
         engine, (what, start, size) = self.engine, job
         costs, kind = engine.costs, extent.kind
         zaps = what == "zap" or extent.whole
-        alone = engine.grain * costs.step_ns
+        alone = 0
         if zaps:
             alone += size * kind.freer_ns_per_gib / GIB
         if what == "unmap":
@@ -176,12 +176,14 @@ class Doom(Work):
         memory = extent.node_at(start) if extent.nodes else (
             None if len(engine.machine.nodes) > 1 else 0)
         locks = what == "unmap" or costs.zap_holds_mmap_lock
-        yield from engine.machine.work(node, memory, alone, locks)
+        yield from engine.machine.work(
+            node, memory, alone, engine.grain * costs.step_ns, locks)
         took = engine.sim.now - began
         if what == "zap":
             extent.zapped += size
             extent.zap.learn(size, took, target)
-            engine.hints[extent.kind.name] = extent.zap.step * USUAL_TARGET / target
+            engine.hints[extent.kind.name] = (
+                extent.zap.step * USUAL_TARGET * engine.grain / target)
             return extent.account(size)
         extent.unmapping = False
         (extent.zap if extent.whole else extent.shell).learn(size, took, target)
