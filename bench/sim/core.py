@@ -99,6 +99,39 @@ class Node:
         self.freeing = 0  # threads that free or fill its memory
 
 
+class MmapLock:
+    """The address space's: in the order in which they come, readers together."""
+
+    def __init__(self, sim):
+        self.sim = sim
+        self.readers, self.written = 0, False
+        self.queue = []
+
+    def take(self, writes):
+        """Generator: returns when it is held."""
+        if self.queue or self.written or (writes and self.readers):
+            signal = Signal()
+            self.queue.append((signal, writes))
+            yield signal, None
+        else:
+            self._hold(writes)
+
+    def _hold(self, writes):
+        self.written = writes
+        self.readers += not writes
+
+    def release(self, writes):
+        self.written = False
+        self.readers -= not writes
+        while self.queue:
+            signal, writes = self.queue[0]
+            if self.written or (writes and self.readers):
+                return
+            self.queue.pop(0)
+            self._hold(writes)
+            self.sim.wake(signal)
+
+
 class Machine:
     """What a piece of work takes, given who else is at it.
 
@@ -115,7 +148,8 @@ class Machine:
         self.sim = sim
         self.nodes = [Node(i, cpus) for i in range(nodes)]
         self.scaling, self.remote = scaling, remote
-        self.holds = None  # of the mmap lock, as (from, to); a list: they are noted
+        self.mmap = MmapLock(sim)
+        self.holds = None  # a list: (came, let go) of those who held that
 
     def share(self, thread_node):
         node = self.nodes[thread_node]
@@ -135,24 +169,30 @@ class Machine:
             factor *= self.remote
         return factor * self.scaling.slowdown(max(1, at_once))
 
-    def work(self, thread_node, memory_node, alone_ns, fixed_ns=0, locks=False):
+    def work(self, thread_node, memory_node, alone_ns, fixed_ns=0):
         """Generator: runs for what takes alone_ns on that memory where nobody else is,
-        and fixed_ns wherever it is. locks: with the mmap lock held, so that who maps
-        waits."""
+        and fixed_ns wherever it is."""
         node = self.nodes[thread_node]
         touched = self.nodes if memory_node is None else [self.nodes[memory_node]]
         part = 1 / len(touched)
         node.runnable += 1
         for at in touched:
             at.freeing += part
-        took = self.share(thread_node) * (
+        yield self.share(thread_node) * (
             alone_ns * self.factor(thread_node, memory_node) + fixed_ns)
-        if locks and self.holds is not None:
-            self.holds.append((self.sim.now, self.sim.now + took))
-        yield took
         node.runnable -= 1
         for at in touched:
             at.freeing -= part
+
+    def locked(self, writes, work):
+        """Generator: the same with the mmap lock held. Who comes to it later waits until
+        it has been let go."""
+        came = self.sim.now
+        yield from self.mmap.take(writes)
+        yield from work
+        self.mmap.release(writes)
+        if self.holds is not None:
+            self.holds.append((came, self.sim.now))
 
     def compute(self, thread_node, alone_ns):
         """Generator: the same for what needs a CPU only."""

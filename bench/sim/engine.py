@@ -21,7 +21,7 @@ def is_free(work):
 
 
 class Queue:
-    """One node's. Its ring is engine.queues, from the next one on."""
+    """One node's."""
 
     def __init__(self, engine, node, reapers):
         self.engine, self.node, self.reapers = engine, node, reapers
@@ -29,17 +29,13 @@ class Queue:
         self.signal = Signal()
         self.asleep = 0  # reapers of it
         self.seen = 0.0
-
-    def others(self):
-        queues = self.engine.queues
-        at = queues.index(self)
-        return queues[at + 1:] + queues[:at]
+        self.ring = []  # the other queues, from the next one on
 
     def wake(self, for_all):
         engine = self.engine
         if engine.sim.wake(self.signal, 1, engine.costs.wake_ns) or not for_all:
             return
-        for other in self.others() if engine.steals else ():
+        for other in self.ring if engine.steals else ():
             if engine.sim.wake(other.signal, 1, engine.costs.wake_ns):
                 return
 
@@ -79,19 +75,20 @@ class Queue:
         """A work of another queue, and whether there is more for others; or when to look
         again, if there is something that is left to its own reapers."""
         again = None
-        for other in self.others():
+        for other in self.ring:
+            if not other.ready:
+                continue
             may_go = is_free if limited else (
                 None if other.has_much() or other.is_deserted() else has_no_home)
             work = other.pop(may_go)
             if work:
                 return work, None, other.has_for_others()
-            if other.ready:
-                again = LATE
+            again = LATE
         return None, again, False
 
     def ask_someone(self):
         """Who sleeps, here or else on the next queue where one does, is to look."""
-        for queue in [self] + self.others():
+        for queue in [self] + self.ring:
             if self.engine.sim.wake(queue.signal, 1, self.engine.costs.wake_ns):
                 return
 
@@ -163,6 +160,8 @@ class Engine:
         nr = min(nodes, reapers) if reapers else 1
         per_node = [len(range(i, reapers, nr)) for i in range(nr)]
         self.queues = [Queue(self, i, per_node[i]) for i in range(nr)]
+        for i, queue in enumerate(self.queues):
+            queue.ring = self.queues[i + 1:] + self.queues[:i]
         self.steals = steals and nr > 1
         self.hints, self.serials = {}, 0
         self.pending = self.peak = self.reclaimed = self.exempt = 0

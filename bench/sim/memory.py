@@ -175,9 +175,10 @@ class Doom(Work):
         began = engine.sim.now
         memory = extent.node_at(start) if extent.nodes else (
             None if len(engine.machine.nodes) > 1 else 0)
-        locks = what == "unmap" or costs.zap_holds_mmap_lock
-        yield from engine.machine.work(
-            node, memory, alone, engine.grain * costs.step_ns, locks)
+        work = engine.machine.work(node, memory, alone, engine.grain * costs.step_ns)
+        if what == "unmap" or costs.zap_holds_mmap_lock:
+            work = engine.machine.locked(what == "unmap", work)
+        yield from work
         took = engine.sim.now - began
         if what == "zap":
             extent.zapped += size
