@@ -62,7 +62,7 @@ class Results:
 
     def __init__(self):
         self.machine = {}
-        self.peers = {}       # name -> its line
+        self.peers = {}       # scenario -> {peer: its line}
         self.lines = []       # measured: dicts, 'run' and all
         self.summaries = []
         self.scenarios = []   # how each ended
@@ -165,6 +165,7 @@ def _add_line(results, run, text, where):
 def parse(lines, name='results'):
     """Results, of a file's lines. Raises Malformed."""
     results = Results()
+    peers = []  # of the scenario whose lines come next
     for at, text in enumerate(lines, 1):
         where, text = f'{name}:{at}', text.rstrip('\n')
         if not text or text.startswith('# '):
@@ -185,12 +186,15 @@ def parse(lines, name='results'):
             results.skipped.append(dict(_tokens(text[len(word):].strip(), where), run=run))
         elif word.startswith('peer='):
             values = _tokens(text, where)
-            results.peers.setdefault(values['peer'], values)
+            peers.append(dict(values, run=run))
         elif word.startswith('scenario='):
             values = dict(_tokens(text, where), run=run)
             if values.get('status') not in ('ok', 'failed', 'missing', 'interrupted'):
                 raise Malformed(f'{where}: no status of a scenario')
             results.scenarios.append(values)
+            for peer in peers:
+                results.peers.setdefault(values['scenario'], {}).setdefault(peer['peer'], peer)
+            peers = []
         else:
             _add_line(results, run, text, where)
     _once(results, name)
