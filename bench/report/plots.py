@@ -12,7 +12,7 @@ import sys
 import typing
 
 from results import Malformed, number, read
-from text import KINDS, name, size
+from text import KINDS, name, plural, size
 
 # The library's are drawn most visibly; each peer has its colour wherever it appears.
 OURS = {'td_munmap': '#0057b8', 'td_space_put': '#00843d', 'td_region': '#6a3fb5',
@@ -29,6 +29,7 @@ PEERS = {'munmap': '#c8102e', 'plain': '#c8102e', 'sigkill': '#c8102e', 'call_rc
          'bsearch': '#e07b00', 'jemalloc': '#c8102e', 'mimalloc': '#e07b00'}
 # What nobody can beat, or would without freeing anything: grey and dashed.
 LIMITS = {'mremap': '#6b6f73', 'bare_n': '#6b6f73', 'idle': '#6b6f73', 'exchange': '#6b6f73'}
+_MULTIPLOT = 'set multiplot'
 _TICKS = {'ns': 1, 'us': 1e3, 'ms': 1e6}
 
 
@@ -94,7 +95,7 @@ def _hold(results):
         return None
     sizes = sorted({x for points in series.values() for x, _ in points})
     tics = ', '.join(f'"{size(x)}" {x:g}' for x in sizes)
-    return ['set logscale xy', 'set xlabel "memory freed"', 'set key left top',
+    return ['set logscale xy', 'set xlabel "memory freed"', 'set key left top reverse Left',
             'set ylabel "caller held"', f'set xtics ({tics}) rotate by 30 right',
             f'set ytics {_time_ticks("us")}', 'set bmargin 5',
             f'set xrange [{sizes[0] / 1.3:g}:{sizes[-1] * 1.3:g}]'] + _lines(series, _style)
@@ -114,7 +115,7 @@ def _stall(results):
     if not series:
         return None
     tics = ', '.join(f'"{100 * p:g} %" {-math.log10(1 - p):g}' for _, p in at)
-    return ['set logscale y', 'set key left top', 'set xlabel "of all moments to come at"',
+    return ['set logscale y', 'set key left top reverse Left', 'set xlabel "of all moments to come at"',
             f'set xtics ({tics}, "worst" 5)', f'set ytics {_time_ticks("us")}',
             'set ylabel "another thread waits at most"',
             'set xrange [0.2:5.2]'] + _lines(series, _style)
@@ -138,7 +139,7 @@ def _reclaim(results):
     words = {'td_n': 'reapers', 'bare_n': 'bare threads with MADV_DONTNEED: the limit',
              'munmap': 'munmap, in its caller'}
     counts = sorted({x for points in series.values() for x, _ in points})
-    return ['set logscale x 2', 'set xlabel "threads that free"', 'set key right bottom',
+    return ['set logscale x 2', 'set xlabel "threads that free"', 'set key right bottom reverse Left',
             'set ylabel "memory back, GiB/s"', 'set yrange [0:*]',
             f'set xtics ({", ".join(map(str, counts))})',
             f'set xrange [0.9:{most * 1.1:g}]'] + _lines(series, _style, words)
@@ -149,7 +150,7 @@ def _refs(results):
     if not series:
         return None
     counts = sorted({x for points in series.values() for x, _ in points})
-    return ['set logscale xy', 'set xlabel "threads"', 'set key outside right',
+    return ['set logscale xy', 'set xlabel "threads"', 'set key bmargin center horizontal maxrows 2 reverse Left',
             'set ylabel "taken and given back, ns"', f'set xtics ({_bare(counts)})',
             'set ytics (1, 2, 5, 10, 20, 50, 100, 200, 500)', 'set yrange [1:*]',
             f'set xrange [0.9:{counts[-1] * 1.1:g}]'] + _lines(series, _style)
@@ -166,7 +167,7 @@ def _lookup(results):
                                        readers=readers).items():
             words[(subject, readers)] = (
                 f'{"td_region_lookup" if subject == "td" else name(subject)}, '
-                f'{readers} reader{"" if readers == "1" else "s"}')
+                f'{plural(readers, "reader")}')
             series[(subject, readers)] = points
     if not series:
         return None
@@ -174,7 +175,7 @@ def _lookup(results):
 
     def style(one):
         return _style(one[0]) + (' dt 3' if one[1] != '1' else '')
-    return ['set logscale x', 'set xlabel "regions"', 'set key left top', 'set yrange [0:*]',
+    return ['set logscale x', 'set xlabel "regions"', 'set key left top reverse Left', 'set yrange [0:*]',
             f'set xtics ({_bare(counts)})', 'set ylabel "look-up, ns"',
             f'set xrange [{counts[0] / 1.3:g}:{counts[-1] * 1.3:g}]'
             ] + _lines(series, style, words)
@@ -211,8 +212,8 @@ def _panel(at, results, bench, field, label, groups, subjects, log):
     else:
         commands += ['unset logscale y', 'set yrange [0:*]', 'set ytics auto']
     commands.append(f'plot $p{at} using 1:2:(0.9):5 with boxes lc rgb variable fs solid 0.9 '
-                    f'notitle, $p{at} using 1:2:3:4 with yerrorbars lc rgb "#222222" lw 1 pt 0 '
-                    'notitle')
+                    f'notitle, $p{at} using 1:3:(0):($4-$3) with vectors nohead '
+                    'lc rgb "#222222" lw 1.5 notitle')
     return commands
 
 
@@ -225,20 +226,19 @@ def _bars(results, bench, panels, groups, subjects=None):
     drawn = [panel for panel in drawn if panel]
     if not drawn:
         return None
-    commands = ['set multiplot', 'unset key']
+    commands = [_MULTIPLOT, 'unset key']
     for at, panel in enumerate(drawn):
         left, right = at / len(drawn), (at + 1) / len(drawn)
-        commands += [f'set lmargin at screen {left + 0.09 / len(drawn) ** 0.5:g}',
+        commands += [f'set lmargin at screen {left + 0.11:g}',
                      f'set rmargin at screen {right - 0.02:g}',
                      'set tmargin at screen 0.9', 'set bmargin at screen 0.3'] + panel
-        commands += ['unset title']
     legend = ', '.join(f'NaN with boxes lc rgb "{_colour(subject)}" fs solid 0.9 '
-                       f'title {_quote(name(subject))}' for subject in subjects)
+                       f'title {_quote(name(subject, bench))}' for subject in subjects)
     commands += ['unset xtics', 'unset ytics', 'unset ylabel', 'unset border', 'unset grid',
                  'unset logscale', 'set xrange [0:1]', 'set yrange [0:1]',
                  'set lmargin at screen 0', 'set rmargin at screen 1',
                  'set tmargin at screen 0.2', 'set bmargin at screen 0.01',
-                 'set key center center horizontal maxcols 4 width -1', f'plot {legend}',
+                 'set key center center horizontal maxcols 4 reverse Left', f'plot {legend}',
                  'unset multiplot']
     return commands
 
@@ -263,7 +263,7 @@ def _exit(results):
 
 
 def _batch(results):
-    groups = [(f'{threads} thread{"" if threads == "1" else "s"}',
+    groups = [(plural(threads, 'thread'),
                {'threads': threads, 'order': 'allocated'})
               for threads in results.distinct('batch', 'threads')]
     return _bars(results, 'batch', (('queue_ns', 'queue one, in the cache', True),
@@ -277,7 +277,7 @@ def _budget(results):
     for loops in results.distinct('budget', 'loops'):
         match = {'loops': loops}
         largest = _largest(results, 'budget', **match)
-        groups.append((f'{loops} loop{"" if loops == "1" else "s"} of\\n{size(largest["size"])}',
+        groups.append((f'{plural(loops, "loop")} of\\n{size(largest["size"])}',
                        {**match, **largest}))
     return _bars(results, 'budget', (('gib_per_s', 'throughput, GiB/s', False),
                                      ('worst_hold_us', 'longest call that frees', True)),
@@ -345,8 +345,12 @@ def script(plot, results, terminal, output):
     commands = plot.commands(results)
     if not commands:
         return None
+    titled = commands[0] == _MULTIPLOT
+    if titled:  # several panels have one title
+        commands = [f'{_MULTIPLOT} title {_quote(plot.title)}', *commands[1:]]
     return '\n'.join([f'set terminal {terminal}', f'set output {_quote(output)}',
-                      f'set title {_quote(plot.title)}', 'set encoding utf8',
+                      'set encoding utf8', 'set termoption noenhanced',
+                      'unset title' if titled else f'set title {_quote(plot.title)}',
                       'set border 3 lc rgb "#444444"', 'set tics nomirror',
                       'set grid lc rgb "#dddddd" lw 1 dt 1', *commands, 'set output']) + '\n'
 

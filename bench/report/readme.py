@@ -90,8 +90,8 @@ def _row(results, words, bench, field, better, ours, peers, limit, match):
     ratios = quotient(mine, results.values(bench, field, subject=peer, **match))
     ratio = statistics.median(ratios.values()) if ratios else 0
     unit = unit_of(field)
-    return (words, f'{figure(got[peer], unit)} ({name(peer)})',
-            f'{figure(statistics.median(mine.values()), unit)} ({name(ours)})',
+    return (words, f'{figure(got[peer], unit)} ({name(peer, bench)})',
+            f'{figure(statistics.median(mine.values()), unit)} ({name(ours, bench)})',
             _said(ratio, better))
 
 

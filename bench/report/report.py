@@ -16,7 +16,7 @@ import readme
 from plots import PLOTS
 from results import KEYS, NOTES, Malformed, number, read
 from sections import SECTIONS, Section
-from text import digits, figure, key, name, table, unit_of
+from text import digits, figure, key, table, unit_of
 
 DOCS = 'docs/benchmarks.md'
 RESULTS = 'docs/benchmarks/results.txt'
@@ -194,7 +194,7 @@ def _section_table(results, section):
     rows = []
     for group in groups.values():
         line = group[0]
-        cells = [key(item, line[item]) if item in line else '' for item in keys]
+        cells = [key(item, line[item], section.bench) if item in line else '' for item in keys]
         cells += [_cell(group, field) for field, _ in fields]
         rows.append(cells + _ratio_cells(results, section, line, group))
     return table(header, rows, right=range(len(keys), len(header)))
@@ -218,7 +218,7 @@ def _left_out(results, bench):
                         f'{line.get("why") or "no reason given"}.')
     for line in results.skipped:
         if line.get('bench') == bench:
-            what = ', '.join(key(item, line[item]) for item in ('kind', 'size', 'subject')
+            what = ', '.join(key(item, line[item], bench) for item in ('kind', 'size', 'subject')
                              if item in line)
             why = line.get('reason') or line.get('skipped', '')
             said.append(f'Left out{f" ({what})" if what else ""}: {why}.')

@@ -22,6 +22,10 @@ NAMES = {
     'again': 'td_munmap, -EAGAIN', 'td_spaces': 'behind td spaces',
     'td_space': 'behind one td space', 'nothing': 'nothing is freed',
 }
+# A subject that is called the same in several scenarios.
+NAMES_IN = {('kill', 'td'): 'td_process_kill', ('exit', 'td'): 'td_exit_arm',
+            ('lookup', 'td'): 'td_region_lookup', ('slices', 'td'): 'td_space_put',
+            ('small', 'thread'): 'behind a thread that munmaps'}
 KINDS = {'anon4k': '4 KiB pages', 'thp': 'transparent huge pages', 'hugetlb': 'hugetlb pages',
          'memfd': 'a memfd', 'shared_anon': 'shared anonymous memory', 'file': 'a file',
          'locked': 'locked memory'}
@@ -76,23 +80,30 @@ def figure(value, unit):
     return f'{digits(value)} {unit}'.rstrip()
 
 
-def name(subject):
-    """A subject, in words."""
+def name(subject, bench=None):
+    """A subject of a scenario, in words."""
+    if (bench, subject) in NAMES_IN:
+        return NAMES_IN[bench, subject]
     for prefix, words in (('td_', 'reaper'), ('bare_', 'bare thread')):
         count = subject[len(prefix):]
         if subject.startswith(prefix) and count.isdigit():
-            return f'{count} {words}{"" if count == "1" else "s"}'
+            return plural(count, words)
     return NAMES.get(subject, subject)
 
 
-def key(field, value):
+def plural(count, word):
+    """1 thread, 2 threads"""
+    return f'{count} {word}{"" if str(count) == "1" else "s"}'
+
+
+def key(field, value, bench=None):
     """The value of a field that tells lines apart, in words."""
     if field == 'size':
         return size(value)
     if field == 'kind':
         return KINDS.get(value, value)
     if field == 'subject':
-        return name(value)
+        return name(value, bench)
     if field == 'target_us':
         return figure(float(value), 'us')
     return {'exit': 'by exit', 'kill': 'by SIGKILL'}.get(value, value)
