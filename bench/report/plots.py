@@ -19,14 +19,16 @@ OURS = {'td_munmap': '#0057b8', 'td_space_put': '#00843d', 'td_region': '#6a3fb5
         'td_space_put_warm': '#5fbf8a', 'td': '#0057b8', 'td_n': '#0057b8',
         'td_batch': '#0057b8', 'td_batch_node': '#00843d', 'td_user': '#0057b8',
         'td_count': '#6a3fb5', 'lazy': '#00843d', 'lazy_xchg': '#5fbf8a', 'help': '#0057b8',
-        'block': '#00843d', 'again': '#6a3fb5', 'jemalloc_td': '#0057b8',
+        'block': '#00843d', 'again': '#6a3fb5', 'td_hooks_free': '#0057b8', 'td_hooks_destroy': '#00843d',
         'td_spaces': '#0057b8', 'td_space': '#00843d'}
 PEERS = {'munmap': '#c8102e', 'plain': '#c8102e', 'sigkill': '#c8102e', 'call_rcu': '#c8102e',
          'atomic': '#c8102e', 'free': '#8a8d8f', 'thread': '#e07b00', 'qemu_design': '#e07b00',
          'defer_rcu': '#e07b00', 'urcu_ref': '#e07b00', 'mrelease': '#e07b00',
          'chunks': '#a0722a', 'qemu': '#d98cb3', 'qemu_async': '#a0722a', 'rcu': '#a0722a',
          'call_rcu_list': '#d98cb3', 'ck_epoch': '#a0722a', 'ck_epoch_call': '#c9b037',
-         'bsearch': '#e07b00', 'jemalloc': '#c8102e', 'mimalloc': '#e07b00'}
+         'bsearch': '#e07b00', 'jemalloc_background': '#c8102e', 'jemalloc_destroy': '#d98cb3',
+         'jemalloc_decay_1s': '#e07b00', 'jemalloc_decay_0': '#a0722a',
+         'jemalloc_purge': '#c9b037', 'mimalloc_collect': '#8a8d8f', 'call_rcu_rt': '#7d1128'}
 # What nobody can beat, or would without freeing anything: grey and dashed.
 LIMITS = {'mremap': '#6b6f73', 'bare_n': '#6b6f73', 'idle': '#6b6f73', 'exchange': '#6b6f73'}
 _MULTIPLOT = 'set multiplot'
@@ -268,7 +270,7 @@ def _batch(results):
               for threads in results.distinct('batch', 'threads')]
     return _bars(results, 'batch', (('queue_ns', 'queue one, in the cache', True),
                                     ('total_ns', 'until all are freed, each', True)), groups,
-                 ('free', 'call_rcu', 'defer_rcu', 'call_rcu_list', 'ck_epoch',
+                 ('free', 'call_rcu', 'call_rcu_rt', 'defer_rcu', 'call_rcu_list', 'ck_epoch',
                   'ck_epoch_call', 'td_batch', 'td_batch_node'))
 
 
@@ -311,7 +313,31 @@ def _kill(results):
 def _allocator(results):
     return _bars(results, 'allocator', (('caller_us', 'caller held', True),
                                         ('reclaim_ms', 'until the memory is back', True)),
-                 _by_kind(results, 'allocator'))
+                 _by_kind(results, 'allocator'),
+                 ('jemalloc_background', 'jemalloc_decay_1s', 'jemalloc_decay_0',
+                  'jemalloc_purge', 'mimalloc_collect', 'td_hooks_free', 'jemalloc_destroy',
+                  'td_hooks_destroy'))
+
+
+def _simulated(results):
+    series = {}
+    for line in results.simulated:
+        measured, said = number(line.get('measured')), number(line.get('simulated'))
+        if measured and said and measured > 0 and said > 0:
+            series.setdefault(line.get('check', 'sim'), []).append((measured, said / measured))
+    if not series:
+        return None
+    blocks, plots = [], []
+    for at, (check, points) in enumerate(series.items()):
+        rows = '\n'.join(f'{at + 0.5 * i / len(points):g} {ratio:g}'
+                         for i, (_, ratio) in enumerate(points))
+        blocks.append(f'$s{at} << EOD\n{rows}\nEOD')
+        plots.append(f'$s{at} with points pt 7 ps 0.8 lc rgb "#0057b8" notitle')
+    tics = ', '.join(f'{_quote(check)} {at + 0.25:g}' for at, check in enumerate(series))
+    return ['set logscale y', 'set ylabel "simulated / measured"', f'set xtics ({tics})',
+            'set ytics (0.25, 0.5, 0.8, 1, 1.25, 2, 4)', 'set yrange [0.2:5]',
+            f'set xrange [-0.5:{len(series)}]'] + blocks + [
+                'plot 1 lc rgb "#6b6f73" dt 2 lw 2 notitle, ' + ', '.join(plots)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,6 +360,7 @@ PLOTS = (
     Plot('refs', 'refs', 'A reference, by threads that all use one object', _refs),
     Plot('lookup', 'lookup', 'Looking a region up', _lookup),
     Plot('budget', 'budget', 'Loops with memory for two arenas', _budget),
+    Plot('simulated', 'sim', 'The simulator against what was measured', _simulated),
     Plot('allocator', 'allocator', "An allocator's arena is destroyed", _allocator),
 )
 _TERMINALS = (('svg', 'svg size 860,500 dynamic font "sans-serif,14" background rgb "white"'),

@@ -93,7 +93,7 @@ def _agreement(outcome):
 
 def _verdict(outcome, results):
     if outcome.verdict == goals.MET:
-        return 'met'
+        return f'met: {outcome.reason}' if outcome.reason else 'met'
     if outcome.verdict == goals.PROVED:
         return f'proved by a test: {outcome.reason}'
     if outcome.verdict == goals.UNKNOWN:
@@ -234,6 +234,26 @@ def _sections(results):
     return SECTIONS + generic
 
 
+def simulator(results, plots, where):
+    """How near the simulator comes; what it makes of larger machines is elsewhere."""
+    lines = ['## The simulator', '', 'What it says of the runs above that it was not '
+             'calibrated with; [scale.md](scale.md) has what it says of larger machines.']
+    if 'simulated' in plots:
+        lines += ['', f'![The simulator against what was measured]({where}simulated.svg)']
+    checks = {}
+    for line in results.simulated:
+        error = number(line.get('error_percent'))
+        if error is not None:
+            checks.setdefault((line.get('check', ''), line.get('field', '')), []).append(error)
+    rows = [(check, field, len(errors), f'{digits(statistics.median(errors))} %',
+             f'{digits(min(errors))} %', f'{digits(max(errors))} %')
+            for (check, field), errors in checks.items()]
+    if not rows:
+        return lines + ['', '**Nothing was simulated.**', '']
+    return lines + [''] + table(('scenario', 'figure', 'of so many', 'error, median', 'least',
+                                 'most'), rows, right=range(2, 6)) + ['']
+
+
 def sections(results, plots, where):
     """One for each scenario, with its plots."""
     lines = []
@@ -283,7 +303,7 @@ def report(results, plots, where):
     if not plots:
         lines += ['There are no plots: gnuplot was not to be had.', '']
     lines += peers_first(results) + goals_table(results) + sections(results, plots, where)
-    lines += every_case(results) + machine(results) + REPEAT.split('\n')
+    lines += simulator(results, plots, where) + every_case(results) + machine(results) + REPEAT.split('\n')
     return '\n'.join(lines) + '\n'
 
 

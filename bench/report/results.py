@@ -15,7 +15,7 @@ KEYS = ('bench', 'subject', 'kind', 'size', 'end', 'threads', 'order', 'regions'
         'host', 'page', 'model')
 # Settings and counts of a line, which nobody compares.
 NOTES = ('repeat', 'flags', 'fs', 'cgroup', 'seen_by', 'skipped', 'reason', 'why', 'compiler',
-         'calls', 'probes')
+         'calls', 'probes', 'arch', 'options', 'peer')
 # Two passes that differ by more than this do not agree.
 AGREE = 1.2
 
@@ -65,6 +65,7 @@ class Results:
         self.peers = {}       # scenario -> {peer: its line}
         self.lines = []       # measured: dicts, 'run' and all
         self.summaries = []
+        self.simulated = []   # by bench/sim, of the lines measured
         self.scenarios = []   # how each ended
         self.skipped = []     # dicts of lines that say why something was left out
         self.comments = []
@@ -147,6 +148,9 @@ def _add_line(results, run, text, where):
         return
     if 'skipped' in values:
         results.skipped.append(values)
+        return
+    if values['bench'] == 'sim':
+        results.simulated.append(values)
         return
     if 'subject' not in values:
         raise Malformed(f'{where}: no subject')

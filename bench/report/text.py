@@ -19,7 +19,12 @@ NAMES = {
     'qemu_async': 'QEMU -async-teardown', 'sigkill': 'SIGKILL',
     'mrelease': 'SIGKILL, process_mrelease', 'bsearch': 'binary search',
     'help': 'td_munmap, helping', 'block': 'td_munmap, waiting',
-    'again': 'td_munmap, -EAGAIN', 'td_spaces': 'behind td spaces',
+    'again': 'td_munmap, -EAGAIN', 'jemalloc_background': 'jemalloc, background_thread',
+    'jemalloc_decay_1s': 'jemalloc, decay of 1 s',
+    'jemalloc_decay_0': 'jemalloc, no decay', 'jemalloc_purge': 'jemalloc, free and purge',
+    'jemalloc_destroy': 'jemalloc, arena destroyed', 'td_hooks_free': 'our hooks, free',
+    'td_hooks_destroy': 'our hooks, arena destroyed',
+    'mimalloc_collect': 'mimalloc, mi_collect', 'td_spaces': 'behind td spaces',
     'td_space': 'behind one td space', 'nothing': 'nothing is freed',
 }
 # A subject that is called the same in several scenarios.
