@@ -82,9 +82,9 @@ while IFS='|' read -r name quick_args quick_seconds full_args full_seconds; do
 	name=${name// /}
 	names+=("$name")
 	if [ "$mode" = quick ]; then
-		args[$name]=$quick_args seconds[$name]=$quick_seconds
+		args[$name]=$quick_args seconds[$name]=${quick_seconds// /}
 	else
-		args[$name]=$full_args seconds[$name]=$full_seconds
+		args[$name]=$full_args seconds[$name]=${full_seconds// /}
 	fi
 done <<<"$scenarios"
 if [ -n "$only" ]; then
