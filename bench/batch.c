@@ -355,13 +355,16 @@ static void print_summary(const struct bench_subject *subjects, const struct set
 {
 	const struct bench_subject *td = &subjects[WAY_TD];
 	const struct bench_subject *call_rcu = &subjects[WAY_CALL_RCU];
+	const struct bench_subject *rt = &subjects[WAY_CALL_RCU_RT];
 	double periods = bench_median(td, PERIODS);
 
 	printf("summary bench=batch threads=%u order=%s objects=%zu "
 	       "queue_call_rcu_over_td=%.1f queue_cold_call_rcu_over_td=%.1f "
+	       "queue_call_rcu_rt_over_td=%.1f queue_cold_call_rcu_rt_over_td=%.1f "
 	       "total_td_over_free=%.2f objects_per_grace_period=%.0f",
 	       setup->threads, order_name(setup), setup->nr_objects,
 	       ratio(call_rcu, td, QUEUE_NS), ratio(call_rcu, td, COLD_NS),
+	       ratio(rt, td, QUEUE_NS), ratio(rt, td, COLD_NS),
 	       ratio(td, &subjects[WAY_FREE], TOTAL_NS),
 	       periods > 0 ? (double)setup->nr_objects / periods : 0.0);
 	print_best(subjects, "queue", QUEUE_NS);

@@ -79,6 +79,7 @@ struct batch_way {
 enum {
 	WAY_FREE,
 	WAY_CALL_RCU,
+	WAY_CALL_RCU_RT,
 	WAY_DEFER_RCU,
 	WAY_CALL_RCU_LIST,
 	WAY_CK_EPOCH,

@@ -79,6 +79,36 @@ static void queue_call_rcu(struct batch_adder *adder, struct batch_object *const
 		urcu_memb_call_rcu(&objects[i]->rcu, free_rcu);
 }
 
+/* Threads that poll, so that whoever queues need not look whether they sleep. */
+static struct call_rcu_data *rt_helpers[BATCH_ADDERS_MAX];
+
+static void begin_rt(td_engine *engine)
+{
+	(void)engine;
+	for (unsigned i = 0; i < BATCH_ADDERS_MAX; i++) {
+		rt_helpers[i] = urcu_memb_create_call_rcu_data(URCU_CALL_RCU_RT, -1);
+		bench_must(rt_helpers[i] ? 0 : -ENOMEM, "create_call_rcu_data");
+	}
+}
+
+static void end_rt(void)
+{
+	for (unsigned i = 0; i < BATCH_ADDERS_MAX; i++)
+		urcu_memb_call_rcu_data_free(rt_helpers[i]);
+}
+
+static void enter_rt(struct batch_adder *adder)
+{
+	register_reader(adder);
+	urcu_memb_set_thread_call_rcu_data(rt_helpers[adder->index]);
+}
+
+static void leave_rt(struct batch_adder *adder)
+{
+	urcu_memb_set_thread_call_rcu_data(NULL);
+	unregister_reader(adder);
+}
+
 static void queue_defer_rcu(struct batch_adder *adder,
 			    struct batch_object *const *objects, size_t n)
 {
@@ -325,6 +355,14 @@ const struct batch_way batch_ways[NR_WAYS] = {
 			  .queue = queue_call_rcu,
 			  .barrier = urcu_memb_barrier,
 			  .embedded_bytes = sizeof(struct rcu_head)},
+	[WAY_CALL_RCU_RT] = {.name = "call_rcu_rt",
+			     .begin = begin_rt,
+			     .end = end_rt,
+			     .enter = enter_rt,
+			     .leave = leave_rt,
+			     .queue = queue_call_rcu,
+			     .barrier = urcu_memb_barrier,
+			     .embedded_bytes = sizeof(struct rcu_head)},
 	[WAY_DEFER_RCU] = {.name = "defer_rcu",
 			   .enter = enter_defer,
 			   .queue = queue_defer_rcu,

@@ -19,7 +19,7 @@ struct bench_opts {
 	size_t size;	  /* 0 = what the scenario takes by default */
 	size_t objects;	  /* the same, where objects are counted */
 	unsigned repeat;  /* rounds that count */
-	const char *only; /* NULL = all: what exit is to measure, commas between them */
+	const char *only; /* NULL = all: what to measure, commas between them */
 };
 
 struct bench_scenario {
@@ -29,7 +29,7 @@ struct bench_scenario {
 
 extern const struct bench_scenario bench_put, bench_reclaim, bench_unmap, bench_threshold,
 	bench_lookup, bench_stall, bench_slices, bench_batch, bench_refs, bench_small,
-	bench_budget, bench_foreground, bench_kill, bench_exit;
+	bench_budget, bench_foreground, bench_kill, bench_exit, bench_allocator;
 
 /* ---- measuring ---- */
 
@@ -60,6 +60,7 @@ struct bench_summary bench_summarize(const struct bench_series *series);
 double bench_median(const struct bench_subject *subject, unsigned value);
 
 uint64_t bench_now_ns(void); /* CLOCK_MONOTONIC */
+unsigned bench_cpus(void);   /* that we may use */
 
 /* ---- memory ---- */
 
@@ -70,6 +71,7 @@ uint64_t bench_now_ns(void); /* CLOCK_MONOTONIC */
  */
 void *bench_map_plain(size_t size);
 td_space *bench_map_space(td_engine *engine, size_t size);
+void *bench_map_unfilled(size_t size); /* as bench_map_plain, but no page is there */
 
 void bench_munmap(void *start, size_t size);
 
@@ -80,8 +82,13 @@ void bench_munmap(void *start, size_t size);
  */
 void *bench_map(size_t size, int flags, int fd);
 
-/* Writes to, or reads from, every page. */
+/*
+ * Has every page there, written to: by MADV_POPULATE_WRITE in a thread for each CPU where
+ * there is much of it. The threads have ended when it returns.
+ */
 void bench_write(void *start, size_t size);
+/* Writes to, or reads from, every page, by the caller alone. */
+void bench_touch(void *start, size_t size);
 void bench_read(const void *start, size_t size);
 
 /* Waits until the space's memory is back; the clock then. Gives the count up. */
@@ -121,10 +128,17 @@ void bench_freer_stop(struct bench_freer *freer);
 /* "4G", "512M", "64K" or bytes, rounded up to whole pages. False: none of these. */
 bool bench_parse_size(const char *text, size_t *ret);
 
+/* Is the word one of a list, with commas between them? */
+bool bench_has_word(const char *list, const char *word);
+
 /* "8g", "512m" or bytes, for names. */
 const char *bench_size_name(size_t size, char *buf, size_t buf_size);
 
 void bench_print_header(void);
+
+/* "peer=NAME version=V settings="..."": what is compared with, and how it is used. */
+void bench_print_peer(const char *name, const char *version, const char *settings);
+void bench_print_peers(const char *scenario); /* those of a scenario that are known */
 
 /* "bench=put subject=munmap kind=anon4k size=4294967296", without a newline */
 void bench_print_line(const char *scenario, const char *subject, const char *kind,

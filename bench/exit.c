@@ -71,20 +71,6 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 
 /* ---- which of them ---- */
 
-/* Is the word one of a list, with commas between them? */
-static bool has_word(const char *list, const char *word)
-{
-	size_t length = strlen(word);
-
-	for (const char *at = list; at; at = strchr(at, ',')) {
-		at += *at == ',';
-		if (strncmp(at, word, length) == 0 &&
-		    (at[length] == ',' || at[length] == '\0'))
-			return true;
-	}
-	return false;
-}
-
 enum { OF_SUBJECTS, OF_KINDS, OF_ENDS };
 
 static const char *name_of(unsigned what, unsigned i)
@@ -102,8 +88,8 @@ static bool chosen(const struct bench_opts *opts, unsigned what, unsigned i)
 	bool some = false;
 
 	for (unsigned k = 0; opts->only && name_of(what, k); k++)
-		some |= has_word(opts->only, name_of(what, k));
-	return !some || has_word(opts->only, name_of(what, i));
+		some |= bench_has_word(opts->only, name_of(what, k));
+	return !some || bench_has_word(opts->only, name_of(what, i));
 }
 
 static bool is_known(const char *word, size_t length)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* td-bench: measures, and asserts nothing. Results are key=value lines on stdout. */
-#include "common.h"
+#include "allocator.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -14,9 +14,10 @@
 #define OBJECTS_MAX 1000000000u
 
 static const struct bench_scenario *const scenarios[] = {
-	&bench_put,    &bench_reclaim,	  &bench_unmap, &bench_threshold, &bench_lookup,
-	&bench_stall,  &bench_slices,	  &bench_batch, &bench_refs,	  &bench_small,
-	&bench_budget, &bench_foreground, &bench_kill,	&bench_exit,
+	&bench_put,    &bench_reclaim, &bench_unmap,	 &bench_threshold,
+	&bench_lookup, &bench_stall,   &bench_slices,	 &bench_batch,
+	&bench_refs,   &bench_small,   &bench_budget,	 &bench_foreground,
+	&bench_kill,   &bench_exit,    &bench_allocator,
 };
 #define NR_SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 
@@ -28,8 +29,9 @@ static int help(void)
 	       "  M     objects, for batch: 2000 to %u\n"
 	       "  N     rounds that count, 1 to %u (default: %u), after one that does "
 	       "not\n"
-	       "  WORDS for exit: some of its subjects, kinds and ends, commas between "
-	       "them\n"
+	       "  WORDS commas between them; for exit: some of its subjects, kinds and "
+	       "ends;\n"
+	       "        for allocator: some of its subjects\n"
 	       "scenarios, with the sizes they take by default:\n",
 	       OBJECTS_MAX, BENCH_REPEAT_MAX, REPEAT_DEFAULT);
 	for (size_t i = 0; i < NR_SCENARIOS; i++)
@@ -79,6 +81,8 @@ int main(int argc, char **argv)
 	const struct bench_scenario *scenario;
 	int option;
 
+	if (argc > 1 && strcmp(argv[1], ALLOCATOR_CHILD) == 0)
+		return allocator_child(argc, argv);
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (option == 'h')
 			return help();
@@ -104,6 +108,7 @@ int main(int argc, char **argv)
 	/* A line at a time, for whoever watches through a pipe. */
 	bench_must(setvbuf(stdout, NULL, _IOLBF, 0) ? -ENOMEM : 0, "setvbuf");
 	bench_print_header();
+	bench_print_peers(scenario->name);
 	scenario->run(&opts);
 	bench_must(fflush(stdout) || ferror(stdout) ? -EIO : 0, "stdout");
 	return EXIT_SUCCESS;

@@ -30,6 +30,7 @@ allocator |--size 512M --repeat 2              |15|--repeat 3                   
 kill      |--size 1G --repeat 3                |15|--size 8G --repeat 3           |90
 exit      |--size 1G --repeat 1 --only anon4k,plain,qemu_design,td|20|--repeat 3  |240
 demo      |--size 1G                           |10|--size 4G                      |30
+count     |                                    |5 |                               |5
 '
 
 usage() {
@@ -81,9 +82,9 @@ while IFS='|' read -r name quick_args quick_seconds full_args full_seconds; do
 	name=${name// /}
 	names+=("$name")
 	if [ "$mode" = quick ]; then
-		args[$name]=$quick_args seconds[$name]=$quick_seconds
+		args[$name]=$quick_args seconds[$name]=${quick_seconds// /}
 	else
-		args[$name]=$full_args seconds[$name]=$full_seconds
+		args[$name]=$full_args seconds[$name]=${full_seconds// /}
 	fi
 done <<<"$scenarios"
 if [ -n "$only" ]; then
@@ -190,9 +191,10 @@ build() {
 }
 
 td_need "${TD_BUILD_PACKAGES[@]}" python3
-td_want "${TD_BENCH_PACKAGES[@]}" "${TD_PLOT_PACKAGES[@]}"
+wanted=("${TD_BENCH_PACKAGES[@]}" "${TD_COUNT_PACKAGES[@]}" "${TD_PLOT_PACKAGES[@]}")
+td_want "${wanted[@]}"
 # One that cannot be had keeps none of the others away.
-mapfile -t missing < <(td_missing "${TD_BENCH_PACKAGES[@]}" "${TD_PLOT_PACKAGES[@]}")
+mapfile -t missing < <(td_missing "${wanted[@]}")
 if [ "${#missing[@]}" -gt 1 ]; then
 	for package in "${missing[@]}"; do
 		td_want "$package"
@@ -291,7 +293,11 @@ left() {
 # start: runs the scenario with "${given[@]}" as a group of processes of its own
 start() {
 	local program=("$build_dir/bench/td-bench" "$name")
-	[ "$name" != demo ] || program=("$build_dir/examples/arena")
+	case $name in
+	demo) program=("$build_dir/examples/arena") ;;
+	count) program=(python3 "$root/bench/count/count.py" --print
+		"$build_dir/bench/count/td-count") ;;
+	esac
 	part=$tmp/part
 	set -m
 	"${program[@]}" "${given[@]}" >"$part" 2>"$tmp/error" </dev/null {lock}>&- &
@@ -351,7 +357,9 @@ run_one() {
 	done
 	if [ "$code" -ne 0 ]; then
 		status=failed
-		grep -q 'unknown scenario' "$tmp/error" && status=missing
+		if [ "$code" -eq 77 ] || grep -q 'unknown scenario' "$tmp/error"; then
+			status=missing
+		fi
 		bad=1
 		td_say "        $name: $status: $(tail -n 1 "$tmp/error")"
 	fi
@@ -385,6 +393,11 @@ done
 
 report=$root/bench/report
 td_say "measured in $(took "$SECONDS"), writing the report"
+if python3 "$root/bench/sim/check.py" "$out/results.txt" >"$tmp/sim" 2>"$tmp/error"; then
+	sed 's/^/run=1 /' "$tmp/sim" >>"$out/results.txt"
+else
+	td_say "nothing was simulated: $(tail -n 1 "$tmp/error")"
+fi
 python3 "$report/plots.py" "$out/results.txt" "$out/plots" || bad=1
 python3 "$report/report.py" report "$out/results.txt" "$out/plots" >"$tmp/report.md"
 mv -- "$tmp/report.md" "$out/report.md"

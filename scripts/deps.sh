@@ -78,6 +78,9 @@ TD_PROBE_PACKAGES=(systemtap-sdt-dev)
 # It renders the man page, to see that it can be; nothing else needs it.
 # shellcheck disable=SC2034
 TD_MAN_PACKAGES=(groff-base)
+# It counts instructions of the hot paths; nothing else needs it.
+# shellcheck disable=SC2034
+TD_COUNT_PACKAGES=(valgrind)
 # One of td-bench's peers is built where this is there; nothing else needs it.
 # shellcheck disable=SC2034
 TD_BENCH_PACKAGES=(libck-dev)

@@ -15,7 +15,7 @@ KEYS = ('bench', 'subject', 'kind', 'size', 'end', 'threads', 'order', 'regions'
         'host', 'page', 'model')
 # Settings and counts of a line, which nobody compares.
 NOTES = ('repeat', 'flags', 'fs', 'cgroup', 'seen_by', 'skipped', 'reason', 'why', 'compiler',
-         'calls', 'probes')
+         'calls', 'probes', 'arch', 'options', 'peer')
 # Two passes that differ by more than this do not agree.
 AGREE = 1.2
 
@@ -62,9 +62,10 @@ class Results:
 
     def __init__(self):
         self.machine = {}
-        self.peers = {}       # name -> its line
+        self.peers = {}       # scenario -> {peer: its line}
         self.lines = []       # measured: dicts, 'run' and all
         self.summaries = []
+        self.simulated = []   # by bench/sim, of the lines measured
         self.scenarios = []   # how each ended
         self.skipped = []     # dicts of lines that say why something was left out
         self.comments = []
@@ -148,6 +149,9 @@ def _add_line(results, run, text, where):
     if 'skipped' in values:
         results.skipped.append(values)
         return
+    if values['bench'] == 'sim':
+        results.simulated.append(values)
+        return
     if 'subject' not in values:
         raise Malformed(f'{where}: no subject')
     if values['bench'] == 'reclaim' and 'min' in values:
@@ -165,6 +169,7 @@ def _add_line(results, run, text, where):
 def parse(lines, name='results'):
     """Results, of a file's lines. Raises Malformed."""
     results = Results()
+    peers = []  # of the scenario whose lines come next
     for at, text in enumerate(lines, 1):
         where, text = f'{name}:{at}', text.rstrip('\n')
         if not text or text.startswith('# '):
@@ -185,12 +190,15 @@ def parse(lines, name='results'):
             results.skipped.append(dict(_tokens(text[len(word):].strip(), where), run=run))
         elif word.startswith('peer='):
             values = _tokens(text, where)
-            results.peers.setdefault(values['peer'], values)
+            peers.append(dict(values, run=run))
         elif word.startswith('scenario='):
             values = dict(_tokens(text, where), run=run)
             if values.get('status') not in ('ok', 'failed', 'missing', 'interrupted'):
                 raise Malformed(f'{where}: no status of a scenario')
             results.scenarios.append(values)
+            for peer in peers:
+                results.peers.setdefault(values['scenario'], {}).setdefault(peer['peer'], peer)
+            peers = []
         else:
             _add_line(results, run, text, where)
     _once(results, name)
