@@ -28,8 +28,8 @@ class Missing(Exception):
 class Kind:
     name: str
     page: int
-    freer_ns_per_gib: float  # zapped by a thread on another CPU than it was touched on
-    caller_ns_per_gib: float  # munmap where it was touched
+    freer_ns_per_gib: float  # by a thread that woke up for it
+    caller_ns_per_gib: float  # munmap by who mapped it
     shell_ns_per_gib: float  # what is left of page tables
 
 
@@ -121,9 +121,9 @@ def _kinds(lines, costs):
         costs.kinds[name] = Kind(name, page, freer_ns, caller_ns, 0)
         source = f"{size_name(size)} of it, `bench=unmap subject="
         costs.sources += [
-            (f"{name}: freed by another CPU", f"{freer_ns / 1e6:.2f} ms/GiB",
+            (f"{name}: freed by another thread", f"{freer_ns / 1e6:.2f} ms/GiB",
              f"measured: {source}thread`, a bare thread that munmaps"),
-            (f"{name}: munmap where it was touched", f"{caller_ns / 1e6:.2f} ms/GiB",
+            (f"{name}: munmap in the caller", f"{caller_ns / 1e6:.2f} ms/GiB",
              f"measured: {source}munmap`")]
     small = costs.kind("anon4k").freer_ns_per_gib
     for kind in costs.kinds.values():
@@ -150,12 +150,12 @@ def _scaling(lines, costs):
     two, _ = lines.nearest(costs, "gib_per_s", "reclaim", subject="bare_2")
     if one is None or two is None:
         costs.scaling = Scaling("measured")
-        costs.sources.append(("sigma of two threads", "0", "assumed: not measured"))
+        costs.sources.append(("σ of threads on a node, as measured", "0", "assumed: not measured"))
         return
     sigma = min(1.0, max(0.0, 2 * one / two - 1))
     costs.scaling = Scaling("measured", sigma)
     costs.sources.append((
-        "sigma of threads on a node, as measured", f"{sigma:.3f}",
+        "σ of threads on a node, as measured", f"{sigma:.3f}",
         f"measured: 2 x {name} / bare_2 - 1, {size_name(size)}, `bench=reclaim`; no more can "
         "be had from two CPUs, which may be threads of one core"))
 
@@ -168,11 +168,11 @@ def _callers(lines, costs):
              "what td_munmap holds its caller")):
         us, size = lines.nearest(costs, "caller_us", **wanted)
         if us is None:
-            costs.sources.append((what, f"{getattr(costs, attribute) / 1e3:.0f} us",
+            costs.sources.append((what, f"{getattr(costs, attribute) / 1e3:.0f} µs",
                                   f"assumed: not measured in `bench={name}`"))
             continue
         setattr(costs, attribute, us * 1e3)
-        costs.sources.append((what, f"{us:.1f} us",
+        costs.sources.append((what, f"{us:.1f} µs",
                               f"measured: {size_name(size)}, `bench={name}`"))
 
 
@@ -205,9 +205,9 @@ def _step(lines, costs):
     if both:
         costs.step_ns = both[1]
     costs.sources.append((
-        "a step beyond its bytes", f"{costs.step_ns / 1e3:.1f} us",
-        "measured: the speeds at slices of 50 and 500 us, `bench=slices kind=anon4k`, at "
-        "least 1 and at most 40 us" if both else
+        "a step beyond its bytes", f"{costs.step_ns / 1e3:.1f} µs",
+        "measured: the speeds at slices of 50 and 500 µs, `bench=slices kind=anon4k`, at "
+        "least 1 and at most 40 µs" if both else
         "assumed: a system call with its TLB flush, locks, clocks and accounting"))
 
 
@@ -223,13 +223,11 @@ def _exit(lines, costs):
 
 
 def _wake(lines, costs):
-    for field in ("wake_us", "us", "median_us"):
-        value = lines.use(costs, field, "limits", subject="wake")
-        if value:
-            costs.wake_ns = value * 1e3
-            break
+    value = lines.use(costs, "woken_us", "limits", subject="wake")
+    if value:
+        costs.wake_ns = value * 1e3
     costs.sources.append((
-        "until a woken reaper runs", f"{costs.wake_ns / 1e3:.0f} us",
+        "until a woken reaper runs", f"{costs.wake_ns / 1e3:.0f} µs",
         "measured: `bench=limits subject=wake`" if value else
         "assumed: an interrupt to an idle virtual CPU. Once a teardown"))
 
@@ -246,9 +244,9 @@ def calibrate(results):
     _step(lines, costs)
     fitted = fit_published()
     costs.sources += [
-        ("sigma, kappa of threads on a node, as published",
+        ("σ, κ of threads on a node, as published",
          f"{fitted.sigma:.3f}, {fitted.kappa:.4f}", "fitted to the public figures below"),
-        ("a look at where a region's pages are", f"{costs.look_ns / 1e3:.0f} us",
+        ("a look at where a region's pages are", f"{costs.look_ns / 1e3:.0f} µs",
          "assumed: move_pages(2) for 16 pages; this machine has one node"),
         ("memory of another node", f"{costs.remote:g} times",
          "assumed: the loads that miss are on struct page and page tables; remote latency "

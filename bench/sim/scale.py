@@ -4,7 +4,7 @@
 
 What hosts of a TiB and more would see: bench=sim host=... lines, extrapolated from a
 results file. --docs: puts the tables into docs/scale.md, from docs/benchmarks/results.txt;
---check: says whether they are in it, and changes nothing.
+--check: says whether they are in it, and changes nothing; ends with 77 without results.
 """
 import os
 import re
@@ -24,6 +24,7 @@ import tables  # noqa: E402
 RESULTS = os.path.join(ROOT, "docs", "benchmarks", "results.txt")
 DOCUMENT = os.path.join(ROOT, "docs", "scale.md")
 EXIT_USAGE = 2
+EXIT_SKIP = 77  # as meson has it
 
 
 class BadDocument(Exception):
@@ -89,6 +90,9 @@ def run(arguments):
         print(__doc__.split("\n", maxsplit=1)[0], file=sys.stderr)
         return EXIT_USAGE
     paths += [RESULTS, DOCUMENT][len(paths):]
+    if check and not os.path.exists(paths[0]):
+        print(f"{paths[0]} has not been made yet: scripts/bench.sh --docs")
+        return EXIT_SKIP
     if document(check, *paths):
         return 0
     print(f"{paths[1]}: its tables are not those of {paths[0]}: bench/sim/scale.py --docs",
