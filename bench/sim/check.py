@@ -27,7 +27,7 @@ class Check:
 
     def __init__(self, line, field, spread, simulated):
         self.what = {name: line[name] for name in ("bench", "subject", "kind", "size",
-                                                   "target_us", "fast", "loops", "threads")
+                                                   "target_us", "fast", "loops", "threads", "end")
                      if name in line}
         self.field, self.simulated = field, simulated
         self.measured, self.least, self.most = spread
@@ -98,7 +98,7 @@ class Checks:
             if subject == "munmap":
                 took = scenarios.munmap_ns(self.costs, line["kind"], size)
                 self._add(line, "caller_us", lambda: took / US)
-            elif subject in ("td_munmap", "td_space_put"):
+            elif subject in ("td_munmap", "td_region", "td_space_put"):
                 held = self.costs.put_ns if subject == "td_space_put" else self._detach(size)
                 self._add(line, "caller_us", lambda: held / US)
                 self._add(line, "reclaim_ms", lambda: (
@@ -167,9 +167,22 @@ class Checks:
             if line["subject"] not in ("munmap", "thread"):
                 self._add(line, "peak_pending", lambda: simulated()["peak_pending"])
 
+    def exits(self):
+        for line in self._each("exit"):
+            kind, size = line.get("kind"), int(line["size"])
+            if kind not in ("anon4k", "thp") or kind not in self.costs.kinds:
+                continue
+            if line["subject"] == "plain":
+                took = scenarios.munmap_ns(self.costs, kind, size)
+                self._add(line, "waitpid_ms", lambda: took / 1e6)
+            elif line["subject"] == "td":
+                self._add(line, "waitpid_ms", lambda: self.costs.exit_wait_ns / 1e6)
+                self._add(line, "reclaim_ms", lambda: scenarios.exit_ns(
+                    self.costs, kind, size, self.cpus) / 1e6)
+
     def run(self):
         for scenario in (self.put, self.sizes, self.reclaim, self.unmap, self.small,
-                         self.slices, self.budget):
+                         self.slices, self.budget, self.exits):
             scenario()
         return self.checks
 

@@ -59,7 +59,7 @@ class Costs:
 def key_of(line):
     return tuple(sorted((name, value) for name, value in line.items()
                         if name in ("bench", "subject", "kind", "size", "target_us", "fast",
-                                    "loops", "threads")))
+                                    "loops", "threads", "end")))
 
 
 class Lines:
@@ -222,6 +222,24 @@ def _exit(lines, costs):
         if waits is not None else "assumed: not measured in `bench=exit`"))
 
 
+def _move(lines, costs):
+    """What one mremap takes longer for each GiB that it moves."""
+    times = {}
+    for bench in ("limits", "sizes"):
+        for line in lines.find(bench, subject="mremap"):
+            if int(line["size"]) >= GIB and "caller_us_min" in line:
+                times.setdefault(int(line["size"]), []).append(float(line["caller_us_min"]))
+    least, most = min(times, default=0), max(times, default=0)
+    if least < most:
+        gained = min(times[most]) - min(times[least])
+        costs.move_ns_per_gib = max(20.0, gained * US * GIB / (most - least))
+    costs.sources.append((
+        "mremap of a GiB that is moved whole", f"{costs.move_ns_per_gib:.0f} ns",
+        f"measured: the shortest one of {size_name(most)}, less that of {size_name(least)}, "
+        "`subject=mremap`; at least 20 ns" if least < most else
+        "assumed: one entry of the third level under two locks"))
+
+
 def _wake(lines, costs):
     value = lines.use(costs, "woken_us", "limits", subject="wake")
     if value:
@@ -240,6 +258,7 @@ def calibrate(results):
     _callers(lines, costs)
     _fill(lines, costs)
     _exit(lines, costs)
+    _move(lines, costs)
     _wake(lines, costs)
     _step(lines, costs)
     fitted = fit_published()
@@ -251,8 +270,6 @@ def calibrate(results):
         ("memory of another node", f"{costs.remote:g} times",
          "assumed: the loads that miss are on struct page and page tables; remote latency "
          "is 1.4 to 2.2 times local (SLIT distances 14 to 22), and not all of it is misses"),
-        ("mremap of a GiB that is moved whole", f"{costs.move_ns_per_gib:.0f} ns",
-         "assumed: one entry of the third level under two locks"),
         ("who zaps holds the mmap lock", "yes" if costs.zap_holds_mmap_lock else "no",
          "by the kernel: from 6.17 on only the mapping's own lock")]
     return costs

@@ -10,7 +10,8 @@ import hosts
 KINDS = {"anon4k": "4 KiB pages", "thp": "THP", "hugetlb": "hugetlb, 2 MiB",
          "hugetlb1g": "hugetlb, 1 GiB"}
 FIELDS = {"reclaim_ms": ("ms", MS), "caller_us": ("us", US), "small_us": ("us", US),
-          "all_ms": ("ms", MS), "gib_per_s": ("GiB/s", None),
+          "all_ms": ("ms", MS), "waitpid_ms": ("ms", MS),
+          "gib_per_s": ("GiB/s", None),
           "reclaim_gib_per_s": ("GiB/s", None), "peak_pending": ("bytes", None)}
 
 
@@ -69,6 +70,8 @@ def _at(what):
         words.append("fast mode" if what.get("fast") == "1" else f"{what['target_us']} µs")
     if "loops" in what:
         words.append(f"{what['loops']} loops" if what["loops"] != "1" else "1 loop")
+    if "end" in what:
+        words.append({"exit": "by exit", "kill": "by SIGKILL"}.get(what["end"], what["end"]))
     return ", ".join(word for word in words if word)
 
 
