@@ -6,7 +6,6 @@ The simulator against what was measured on this machine: bench=sim check=... lin
 it was calibrated with is left out.
 """
 import dataclasses
-import math
 import os
 import sys
 
@@ -34,7 +33,7 @@ class Check:
 
     @property
     def error(self):
-        return (self.simulated / self.measured - 1) * 100 if self.measured else math.inf
+        return (self.simulated / self.measured - 1) * 100
 
     def line(self):
         said = " ".join(f"{name}={value}" for name, value in self.what.items()
@@ -64,7 +63,7 @@ class Checks:
         match = {name: line[name] for name in results_file.KEYS
                  if name in line and name != "bench"}
         spread = self.results.spread(line["bench"], field, **match)
-        if spread:
+        if spread and spread[0] > 0:
             self.checks.append(Check(line, field, spread, simulate()))
 
     def _each(self, bench):

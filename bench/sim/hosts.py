@@ -9,7 +9,7 @@ from costs import PUBLISHED_ALONE_S, PUBLISHED_GIB, fit_published
 from memory import ZAP_MAX
 import scenarios
 
-SLICES = 400  # that a run is cut into at least, and so many for each reaper:
+SLICES = 240  # that a run is cut into at least, and so many for each reaper:
 SLICES_EACH = 4
 TARGET = 500 * US
 ARENA_GRAIN = 48

@@ -78,7 +78,7 @@ def _at(what):
 def checks(found):
     rows = []
     for check in found:
-        spread = (check.most - check.least) / check.measured * 100 if check.measured else 0
+        spread = (check.most - check.least) / check.measured * 100
         rows.append([check.what["bench"], check.what["subject"], _at(check.what), check.field,
                      _figure(check, check.measured), f"{spread:.0f}%",
                      _figure(check, check.simulated), f"{check.error:+.0f}%"])
@@ -94,11 +94,10 @@ def errors(found):
     for (bench, field), group in by_figure.items():
         sizes = [abs(check.error) for check in group]
         worst = max(group, key=lambda check: abs(check.error))
-        spreads = [(check.most - check.least) / check.measured * 100 for check in group
-                   if check.measured]
+        spreads = [(check.most - check.least) / check.measured * 100 for check in group]
         rows.append([bench, field, str(len(group)), f"{statistics.median(sizes):.0f}%",
                      f"{worst.error:+.0f}%: {worst.what['subject']}, {_at(worst.what)}",
-                     f"{statistics.median(spreads):.0f}%" if spreads else ""])
+                     f"{statistics.median(spreads):.0f}%"])
     return table(["scenario", "figure", "checked", "error, median", "worst",
                   "what was measured varies by, median"], rows)
 
