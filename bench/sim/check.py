@@ -13,7 +13,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "report"))
 
 import results as results_file  # noqa: E402
-from core import GIB, MIB, US  # noqa: E402
+from core import MIB, US  # noqa: E402
 from costs import Lines, Missing, beside, calibrate, key_of  # noqa: E402
 import scenarios  # noqa: E402
 
@@ -78,6 +78,9 @@ class Checks:
         return self._once(("put", size, kind, reapers), lambda: scenarios.put(
             self.costs, size, kind, reapers, cpus=self.cpus))
 
+    def _detach(self, line):
+        return self.costs.detach(int(line["size"]), line["kind"])
+
     def put(self):
         for line in self._each("put"):
             size = int(line["size"])
@@ -98,13 +101,10 @@ class Checks:
                 took = scenarios.munmap_ns(self.costs, line["kind"], size)
                 self._add(line, "caller_us", lambda: took / US)
             elif subject in ("td_munmap", "td_region", "td_space_put"):
-                held = self.costs.put_ns if subject == "td_space_put" else self._detach(size)
+                held = self.costs.put_ns if subject == "td_space_put" else self._detach(line)
                 self._add(line, "caller_us", lambda: held / US)
                 self._add(line, "reclaim_ms", lambda: (
                     self._put(size, line["kind"])["reclaim_ns"] + held) / 1e6)
-
-    def _detach(self, size):
-        return self.costs.detach_ns + size / GIB * self.costs.move_ns_per_gib
 
     def reclaim(self):
         for line in self._each("reclaim"):
@@ -119,9 +119,9 @@ class Checks:
             if line["subject"] not in ("td_munmap", "td_region") or (
                     line["kind"] not in self.costs.kinds):
                 continue
-            self._add(line, "caller_us", lambda: self._detach(size) / US)
+            self._add(line, "caller_us", lambda: self._detach(line) / US)
             self._add(line, "reclaim_ms", lambda: (
-                self._put(size, line["kind"])["reclaim_ns"] + self._detach(size)) / 1e6)
+                self._put(size, line["kind"])["reclaim_ns"] + self._detach(line)) / 1e6)
 
     def small(self):
         spaces = {"td_spaces": 64, "td_space": 1}

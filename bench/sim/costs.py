@@ -31,6 +31,7 @@ class Kind:
     freer_ns_per_gib: float  # by a thread that woke up for it
     caller_ns_per_gib: float  # munmap by who mapped it
     shell_ns_per_gib: float  # what is left of page tables
+    move_ns_per_gib: float = 0  # more than other kinds, by mremap
 
 
 @dataclass
@@ -49,6 +50,11 @@ class Costs:
     zap_holds_mmap_lock: bool = False
     sources: list = field(default_factory=list)  # (parameter, value, source)
     used: set = field(default_factory=set)
+
+    def detach(self, size, name):
+        """What td_munmap holds its caller."""
+        each = self.move_ns_per_gib + self.kind(name).move_ns_per_gib
+        return self.detach_ns + size / GIB * each
 
     def kind(self, name):
         if name not in self.kinds:
@@ -176,6 +182,20 @@ def _callers(lines, costs):
                               f"measured: {size_name(size)}, `bench={name}`"))
 
 
+def _huge_moves(lines, costs):
+    """The kernel moves hugetlb pages one by one."""
+    us, size = lines.nearest(costs, "caller_us", "unmap", subject="td_munmap", kind="hugetlb")
+    if us is None or "hugetlb" not in costs.kinds:
+        return
+    each = max(0.0, us * US - costs.detach_ns) * GIB / size
+    costs.kinds["hugetlb"].move_ns_per_gib = each
+    costs.kinds["hugetlb1g"].move_ns_per_gib = each / 512
+    costs.sources.append((
+        "hugetlb: mremap of a GiB, beyond that", f"{each / 1e3:.0f} µs",
+        f"measured: {size_name(size)}, `bench=unmap subject=td_munmap`; page by page, so "
+        "1/512 of it for pages of 1 GiB"))
+
+
 def _fill(lines, costs):
     speed = lines.use(costs, "gib_per_s", "budget", subject="munmap", loops=1)
     if not speed:
@@ -256,6 +276,7 @@ def calibrate(results):
     _kinds(lines, costs)
     _scaling(lines, costs)
     _callers(lines, costs)
+    _huge_moves(lines, costs)
     _fill(lines, costs)
     _exit(lines, costs)
     _move(lines, costs)

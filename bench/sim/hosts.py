@@ -142,7 +142,7 @@ def _callers(costs, all_models, host, kind):
              for scaling in (Scaling("linear"), worst)]
     yield {"host": host.name, "kind": kind, "what": "caller", "munmap_s": munmap / S,
            "munmap_far_s": munmap * far(costs, host) / S, "put_us": costs.put_ns / US,
-           "td_munmap_us": (costs.detach_ns + host.size / GIB * costs.move_ns_per_gib) / US,
+           "td_munmap_us": costs.detach(host.size, kind) / US,
            "exit_wait_ms": costs.exit_wait_ns / MS, "exit_s": exits[0] / S,
            "exit_far_s": exits[1] * far(costs, host) / S}
 
