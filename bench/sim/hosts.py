@@ -11,6 +11,7 @@ import scenarios
 
 SLICES = 240  # that a run is cut into at least, and so many for each reaper:
 SLICES_EACH = 4
+STEPS = 1500  # but not into more of these: a slice of huge pages has many
 TARGET = 500 * US
 ARENA_GRAIN = 48
 SEED = 1
@@ -55,8 +56,10 @@ def crowds(host, scaling):
 def grain(kind, size, reapers):
     """How many slices are simulated as one, so that a run takes a fraction of a second.
     They are alike: all costs of a slice are taken so many times."""
-    step = max(kind.page, min(ZAP_MAX, TARGET * GIB / kind.freer_ns_per_gib))
-    return max(1, math.ceil(size / step / max(SLICES, SLICES_EACH * reapers)))
+    slice_bytes = max(kind.page, TARGET * GIB / kind.freer_ns_per_gib)
+    step = max(kind.page, min(ZAP_MAX, slice_bytes))
+    return max(1, math.ceil(size / slice_bytes / max(SLICES, SLICES_EACH * reapers)),
+               math.ceil(size / step / STEPS))
 
 
 def teardown(costs, scaling, host, kind, reapers, layout="node", **options):
