@@ -78,9 +78,15 @@ TD_PROBE_PACKAGES=(systemtap-sdt-dev)
 # It renders the man page, to see that it can be; nothing else needs it.
 # shellcheck disable=SC2034
 TD_MAN_PACKAGES=(groff-base)
+# It counts instructions of the hot paths; nothing else needs it.
+# shellcheck disable=SC2034
+TD_COUNT_PACKAGES=(valgrind)
 # One of td-bench's peers is built where this is there; nothing else needs it.
 # shellcheck disable=SC2034
 TD_BENCH_PACKAGES=(libck-dev)
+# The plots of scripts/bench.sh; without it there is a report without them.
+# shellcheck disable=SC2034
+TD_PLOT_PACKAGES=(gnuplot-nox)
 # Its program is tested under `teardown run`, where it is there. Its redis-check-rdb is
 # the server by another name: no service is installed that would start at once.
 # shellcheck disable=SC2034

@@ -213,6 +213,7 @@ td_need "${TD_BUILD_PACKAGES[@]}" "${TD_TEST_PACKAGES[@]}"
 td_want "${TD_PROBE_PACKAGES[@]}"
 td_want "${TD_MAN_PACKAGES[@]}"
 td_want "${TD_PROGRAM_PACKAGES[@]}"
+td_want "${TD_COUNT_PACKAGES[@]}"
 
 out=$root/build-test
 usable "$out" || {

@@ -1,0 +1,414 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Measures everything that td-bench can, beside what else one would take, and writes a
+# report: bench.sh --help.
+set -euo pipefail
+
+here=$(dirname "$(readlink -f -- "${BASH_SOURCE[0]}")")
+root=$(dirname "$here")
+# shellcheck source=scripts/deps.sh disable=SC1091
+. "$here/deps.sh"
+
+# NAME|QUICK ARGUMENTS|SECONDS|FULL ARGUMENTS|SECONDS: what is run, in this order, and how
+# long it takes on a machine of 2 cores. A size that does not fit is halved until it does.
+scenarios='
+limits    |--size 1G --repeat 3                |5 |--repeat 5                     |15
+put       |--size 2G --repeat 3                |15|--repeat 5                     |80
+sizes     |--size 1G --repeat 3                |25|--repeat 3                     |150
+reclaim   |--size 1G --repeat 3                |10|--repeat 5                     |50
+unmap     |--size 512M --repeat 2              |25|--repeat 3                     |180
+threshold |--size 16M --repeat 2               |10|--size 256M --repeat 3         |50
+stall     |--size 1G --repeat 2                |20|--repeat 2                     |150
+slices    |--size 512M --repeat 1              |20|--size 2G --repeat 2           |120
+lookup    |--size 16M --repeat 3               |5 |--repeat 5                     |20
+batch     |--objects 200000 --repeat 2         |20|--objects 1000000 --repeat 3   |120
+refs      |--repeat 2                          |15|--repeat 5                     |40
+small     |--size 2G --repeat 2                |10|--repeat 3                     |60
+budget    |--size 64M --repeat 1               |25|--repeat 3                     |120
+foreground|--size 64M --repeat 1               |20|--size 128M --repeat 3         |90
+allocator |--size 512M --repeat 2              |15|--repeat 3                     |60
+kill      |--size 1G --repeat 3                |15|--size 8G --repeat 3           |90
+exit      |--size 1G --repeat 1 --only anon4k,plain,qemu_design,td|20|--repeat 3  |240
+demo      |--size 1G                           |10|--size 4G                      |30
+count     |                                    |5 |                               |5
+'
+
+usage() {
+	cat <<'END'
+usage: bench.sh [--quick] [--runs N] [--only SCENARIOS] [--out DIR] [--docs]
+  --quick  one pass with small sizes: less than 5 minutes, and 6 GiB of memory
+  --runs   passes over all scenarios (2; with --quick 1); ratios are compared between them
+  --only   some scenarios, commas between them
+  --out    where results.txt, report.md and plots/ are written (build-bench/results)
+  --docs   then makes docs/benchmarks.md, docs/scale.md's tables, README.md's table and
+           docs/benchmarks/ of them
+Installs what is missing and builds into build-bench/ first. A machine that does nothing
+else measures best. Exits with 0 when every scenario was measured.
+END
+}
+
+usage_error() {
+	td_say "error: $* (see bench.sh --help)"
+	exit 2
+}
+
+# ---- arguments ----
+
+mode=full runs='' only='' out='' docs=''
+while [ "$#" -gt 0 ]; do
+	case $1 in
+	--quick) mode=quick ;;
+	--docs) docs=1 ;;
+	--runs | --only | --out)
+		[ "$#" -ge 2 ] || usage_error "$1 takes an argument"
+		declare "${1#--}=$2"
+		shift
+		;;
+	--help)
+		usage
+		exit 0
+		;;
+	*) usage_error "unexpected argument '$1'" ;;
+	esac
+	shift
+done
+[ -n "$runs" ] || { [ "$mode" = quick ] && runs=1 || runs=2; }
+[[ $runs =~ ^[1-9]$ ]] || usage_error "not a number of passes, 1 to 9: '$runs'"
+
+names=()
+declare -A args seconds
+while IFS='|' read -r name quick_args quick_seconds full_args full_seconds; do
+	[ -n "$name" ] || continue
+	name=${name// /}
+	names+=("$name")
+	if [ "$mode" = quick ]; then
+		args[$name]=$quick_args seconds[$name]=${quick_seconds// /}
+	else
+		args[$name]=$full_args seconds[$name]=${full_seconds// /}
+	fi
+done <<<"$scenarios"
+if [ -n "$only" ]; then
+	chosen=()
+	for name in ${only//,/ }; do
+		[ -n "${seconds[$name]-}" ] || usage_error "no scenario: '$name'"
+		chosen+=("$name")
+	done
+	[ "${#chosen[@]}" -gt 0 ] || usage_error "--only names no scenario"
+	names=("${chosen[@]}")
+fi
+
+# ---- leaving ----
+
+child='' tmp='' part='' result_lines='' bad=0
+
+# The whole group of what is being run, which undoes what it has done to the machine.
+stop_child() {
+	[ -n "$child" ] || return 0
+	kill -TERM "$child" 2>/dev/null || true
+	for _ in {1..100}; do
+		kill -0 -- "-$child" 2>/dev/null || break
+		pause 0.1
+	done
+	kill -KILL -- "-$child" 2>/dev/null || true
+	wait "$child" 2>/dev/null || true
+	child=''
+}
+
+# shellcheck disable=SC2317 # the trap calls it
+finish() {
+	local status=$?
+	trap - EXIT INT TERM HUP
+	stop_child
+	if [ -n "$part" ]; then # interrupted
+		collect interrupted 130 || true
+	fi
+	[ -z "$tmp" ] || rm -rf -- "$tmp"
+	if [ -n "$result_lines" ] && [ "$status" -ne 0 ] && [ ! -e "$out/report.md" ]; then
+		td_say "stopped after $(took "$SECONDS"): what there is of the results is in $out/results.txt"
+	fi
+	exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# Without a process of its own, which would be measured too.
+exec {never}<> <(:)
+pause() { read -rt "$1" -u "$never" || true; }
+
+# took SECONDS: in words
+took() {
+	if [ "$1" -lt 90 ]; then
+		printf '%d s' "$1"
+	else
+		printf '%d min' $((($1 + 30) / 60))
+	fi
+}
+
+# ---- building ----
+
+# ours DIR: it is ours to write to, or to make. Root, too, keeps out of a directory of
+# somebody else's, whom its files would be in the way of.
+ours() {
+	if [ -e "$1" ]; then
+		[ -d "$1" ] && [ -O "$1" ] && [ -w "$1" ]
+	else
+		[ -w "$root" ]
+	fi
+}
+
+# What a build is measured by: flags of the environment might be a sanitizer's.
+configure() {
+	env -u CFLAGS -u CPPFLAGS -u LDFLAGS meson setup "$@" "$root" --buildtype=release \
+		-Db_sanitize=none -Dtests=false -Dtools=false -Dexamples=true -Dbench=true
+}
+
+# release DIR: nobody has configured it to be anything else.
+release() {
+	meson introspect --buildoptions "$1" | python3 -c '
+import json, sys
+options = {o["name"]: o["value"] for o in json.load(sys.stdin)}
+sys.exit(options["buildtype"] != "release" or options["b_sanitize"] != "none"
+         or bool(options["c_args"]))'
+}
+
+build() {
+	local stamp=$1/bench-source
+	local source
+	source=$(printf '%s\n' "$root" "$(meson --version)" "$(cc --version | head -n 1)" \
+		"${missing[@]}")
+	if [ ! -f "$1/build.ninja" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$source" ] ||
+		! release "$1"; then
+		if [ -e "$1/meson-private" ]; then
+			configure --wipe "$1" || return
+		else
+			configure "$1" || return
+		fi
+		release "$1" || return
+		printf '%s\n' "$source" >"$stamp"
+	fi
+	meson compile -C "$1"
+}
+
+td_need "${TD_BUILD_PACKAGES[@]}" python3
+wanted=("${TD_BENCH_PACKAGES[@]}" "${TD_COUNT_PACKAGES[@]}" "${TD_PLOT_PACKAGES[@]}")
+td_want "${wanted[@]}"
+# One that cannot be had keeps none of the others away.
+mapfile -t missing < <(td_missing "${wanted[@]}")
+if [ "${#missing[@]}" -gt 1 ]; then
+	for package in "${missing[@]}"; do
+		td_want "$package"
+	done
+	mapfile -t missing < <(td_missing "${missing[@]}")
+fi
+SECONDS=0 # installing is not a part of it
+
+build_dir=$root/build-bench
+ours "$build_dir" || build_dir=$root/build-bench-$(id -u)
+tmp=$(mktemp -d)
+if ! ours "$build_dir"; then
+	[ -n "$out" ] || usage_error "$root is not ours to write to: --out DIR is needed"
+	build_dir=$tmp/build
+fi
+mkdir -p "$build_dir"
+exec {lock}>"$build_dir/.lock"
+flock -n "$lock" || td_die "another bench.sh is at work in $build_dir"
+td_say "building into ${build_dir#"$root/"}"
+build "$build_dir" >"$tmp/build.log" 2>&1 || {
+	cat "$tmp/build.log" >&2
+	td_die "td-bench could not be built"
+}
+[ -n "$out" ] || out=$build_dir/results
+mkdir -p "$out/plots" || td_die "cannot write to $out"
+out=$(cd "$out" && pwd)
+rm -f -- "$out/report.md" "$out"/plots/*.svg "$out"/plots/*.png
+
+# ---- the machine ----
+
+hypervisor() {
+	local name
+	name=$(systemd-detect-virt --vm 2>/dev/null) || true
+	[ "${name:-none}" != none ] || name=$(cat /sys/class/dmi/id/sys_vendor 2>/dev/null) || true
+	if grep -qw hypervisor /proc/cpuinfo; then
+		printf '%s' "${name:-unknown}"
+	else
+		printf 'none'
+	fi
+}
+
+describe() {
+	local cpu
+	cpu=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
+	printf 'machine kernel=%s arch=%s cpu="%s" cpus=%d nodes=%d memory_mib=%d hypervisor="%s"\n' \
+		"$(uname -r)" "$(uname -m)" "${cpu//\"/}" "$(nproc)" \
+		"$(find /sys/devices/system/node -maxdepth 1 -name 'node[0-9]*' 2>/dev/null | grep -c . || echo 1)" \
+		$(($(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024)) "$(hypervisor)"
+	printf 'machine compiler="%s" libc="%s" liburcu=%s version=%s\n' \
+		"$(cc --version | head -n 1)" "$(getconf GNU_LIBC_VERSION)" \
+		"$(pkg-config --modversion liburcu)" \
+		"$(meson introspect --projectinfo "$build_dir" | sed 's/.*"version": *"\([^"]*\)".*/\1/')"
+	printf 'machine date=%s mode=%s passes=%d load="%s" left_out="%s"\n' "$(date -u +%F)" \
+		"$mode" "$runs" "$(cut -d' ' -f1 /proc/loadavg)" "${missing[*]}"
+}
+
+result_lines=$out/results.txt
+describe >"$result_lines"
+read -r load _ </proc/loadavg
+[ "${load%.*}" -eq 0 ] || td_say "warning: the machine is busy (load $load): expect noise"
+
+# ---- measuring ----
+
+# Adds what the scenario has printed to the results, each line with its pass before it.
+# The last line of one that was killed may be half of one.
+collect() {
+	{
+		if [ "$1" = ok ]; then
+			cat "$part"
+		else
+			sed -n '$!p' "$part"
+			[ -z "$(tail -c 1 "$part")" ] && tail -n 1 "$part"
+		fi
+		printf 'scenario=%s status=%s exit=%d seconds=%d args="%s"' "$name" "$1" "$2" \
+			$((SECONDS - began)) "${given[*]}"
+		if [ "$1" != ok ]; then
+			printf ' why="%s"' "$(tail -n 1 "$tmp/error" | tr -d '"' | sed "s|$root/||g")"
+		fi
+		printf '\n'
+	} | sed -e 's/^demo: /bench=demo subject=arena /' -e '/^[a-z]* *$/d' \
+		-e '/^\(bench=\|summary \|peer=\|skip \|#\|scenario=\)/!s/^/# /' \
+		-e "s/^/run=$pass /" >>"$result_lines"
+	part=''
+}
+
+left() {
+	local sum=0 other reached=''
+	for other in "${names[@]}"; do
+		[ "$other" != "$name" ] || reached=1
+		[ -z "$reached" ] || sum=$((sum + ${seconds[$other]}))
+		sum=$((sum + (runs - pass) * ${seconds[$other]}))
+	done
+	printf '%d' $((sum - SECONDS + began > 0 ? sum - SECONDS + began : 0))
+}
+
+# start: runs the scenario with "${given[@]}" as a group of processes of its own
+start() {
+	local program=("$build_dir/bench/td-bench" "$name")
+	case $name in
+	demo) program=("$build_dir/examples/arena") ;;
+	count) program=(python3 "$root/bench/count/count.py" --print
+		"$build_dir/bench/count/td-count") ;;
+	esac
+	part=$tmp/part
+	set -m
+	"${program[@]}" "${given[@]}" >"$part" 2>"$tmp/error" </dev/null {lock}>&- &
+	child=$!
+	set +m
+}
+
+# Waits for it, and says what is being done. False: it has failed, or takes too long.
+watch() {
+	local say=$((SECONDS + 15)) code=0
+	while kill -0 "$child" 2>/dev/null; do
+		pause 0.5
+		if [ "$SECONDS" -ge "$deadline" ]; then
+			stop_child
+			echo "it was not done in time" >>"$tmp/error"
+			return 124
+		fi
+		if [ "$SECONDS" -ge "$say" ]; then
+			say=$((SECONDS + 15))
+			td_say "        $name: $((SECONDS - began)) s of about ${seconds[$name]} s;" \
+				"$(took "$SECONDS") so far, about $(took "$(left)") left"
+		fi
+	done
+	wait "$child" || code=$?
+	child=''
+	return "$code"
+}
+
+# The scenario's size is halved while td-bench says that it does not fit.
+halve() {
+	local i size
+	grep -q 'do not fit' "$tmp/error" || return 1
+	for i in "${!given[@]}"; do
+		[ "${given[$i]}" = --size ] || continue
+		size=$(numfmt --from=iec "${given[$((i + 1))]}")
+		[ "$size" -ge $((128 << 20)) ] || return 1
+		given[i + 1]=$((size >> 21))M
+		td_say "        $name: does not fit into memory, trying ${given[$((i + 1))]}"
+		return 0
+	done
+	return 1
+}
+
+run_one() {
+	local code status=ok
+	began=$SECONDS
+	read -ra given <<<"${args[$name]}"
+	deadline=$((SECONDS + 120 + 5 * ${seconds[$name]}))
+	# A quick run that is not quick has failed its purpose.
+	[ "$mode" = full ] || [ "$deadline" -lt "$quick_end" ] || deadline=$quick_end
+	for (( ; ; )); do
+		start
+		code=0
+		watch || code=$?
+		[ "$code" -ne 0 ] || break
+		halve || break
+	done
+	if [ "$code" -ne 0 ]; then
+		status=failed
+		if [ "$code" -eq 77 ] || grep -q 'unknown scenario' "$tmp/error"; then
+			status=missing
+		fi
+		bad=1
+		td_say "        $name: $status: $(tail -n 1 "$tmp/error")"
+	fi
+	collect "$status" "$code"
+	# The next pass takes as long.
+	seconds[$name]=$((SECONDS - began > 0 ? SECONDS - began : 1))
+}
+
+quick_end=285
+for ((pass = 1; pass <= runs; pass++)); do
+	number=0
+	for name in "${names[@]}"; do
+		number=$((number + 1))
+		began=$SECONDS
+		td_say "[$(printf %2d "$number")/${#names[@]}] $name$([ "$runs" -eq 1 ] ||
+			echo ", pass $pass of $runs"): about $(took "${seconds[$name]}");" \
+			"$(took "$SECONDS") so far, about $(took "$(left)") left"
+		if [ "$mode" = quick ] && [ "$SECONDS" -ge "$quick_end" ]; then
+			td_say "        $name: left out, the five minutes are over"
+			printf 'run=%d scenario=%s status=failed exit=0 seconds=0 args="%s" why="%s"\n' \
+				"$pass" "$name" "${args[$name]}" "the five minutes of --quick were over" \
+				>>"$result_lines"
+			bad=1
+			continue
+		fi
+		run_one
+	done
+done
+
+# ---- the report ----
+
+report=$root/bench/report
+td_say "measured in $(took "$SECONDS"), writing the report"
+if python3 "$root/bench/sim/check.py" "$out/results.txt" >"$tmp/sim" 2>"$tmp/error"; then
+	sed 's/^/run=1 /' "$tmp/sim" >>"$out/results.txt"
+else
+	td_say "nothing was simulated: $(tail -n 1 "$tmp/error")"
+fi
+python3 "$report/plots.py" "$out/results.txt" "$out/plots" || bad=1
+python3 "$report/report.py" report "$out/results.txt" "$out/plots" >"$tmp/report.md"
+mv -- "$tmp/report.md" "$out/report.md"
+if [ -n "$docs" ]; then
+	mkdir -p "$root/docs/benchmarks"
+	rm -f -- "$root"/docs/benchmarks/*.svg
+	cp -- "$out/results.txt" "$out"/plots/*.svg "$root/docs/benchmarks/"
+	python3 "$report/report.py" docs "$root"
+	td_say "made of it: docs/benchmarks.md, the figures of README.md"
+fi
+[ "${#missing[@]}" -eq 0 ] || td_say "left out, for want of packages: ${missing[*]}"
+td_say "the report is $out/report.md"
+[ "$bad" -eq 0 ] || td_say "something could not be measured: see there"
+exit "$bad"
