@@ -215,7 +215,7 @@ if ! ours "$build_dir"; then
 	build_dir=$tmp/build
 fi
 mkdir -p "$build_dir"
-exec {lock}>"$build_dir/.lock"
+exec {lock}<"$build_dir" # a file in it would go with a build that is begun afresh
 flock -n "$lock" || td_die "another bench.sh is at work in $build_dir"
 td_say "building into ${build_dir#"$root/"}"
 build "$build_dir" >"$tmp/build.log" 2>&1 || {
