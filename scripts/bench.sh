@@ -410,7 +410,8 @@ if [ -n "$docs" ]; then
 	rm -f -- "$root"/docs/benchmarks/*.svg
 	cp -- "$out/results.txt" "$out"/plots/*.svg "$root/docs/benchmarks/"
 	python3 "$report/report.py" docs "$root"
-	td_say "made of it: docs/benchmarks.md, the figures of README.md"
+	python3 "$root/bench/sim/scale.py" --docs || bad=1
+	td_say "made of it: docs/benchmarks.md, the figures of README.md, the tables of docs/scale.md"
 fi
 [ "${#missing[@]}" -eq 0 ] || td_say "left out, for want of packages: ${missing[*]}"
 td_say "the report is $out/report.md"
