@@ -334,8 +334,11 @@ def _simulated(results):
         blocks.append(f'$s{at} << EOD\n{rows}\nEOD')
         plots.append(f'$s{at} with points pt 7 ps 0.8 lc rgb "#0057b8" notitle')
     tics = ', '.join(f'{_quote(check)} {at + 0.25:g}' for at, check in enumerate(series))
+    ratios = [ratio for points in series.values() for _, ratio in points] + [0.5, 2]
     return ['set logscale y', 'set ylabel "simulated / measured"', f'set xtics ({tics})',
-            'set ytics (0.25, 0.5, 0.8, 1, 1.25, 2, 4)', 'set yrange [0.2:5]',
+            'set ytics (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10, 20, 50, 100)',
+            f'set yrange [{min(ratios) * 0.8:g}:{max(ratios) * 1.25:g}]',
+            'set xlabel "scenario: a point is a figure that it was not calibrated with"',
             f'set xrange [-0.5:{len(series)}]'] + blocks + [
                 'plot 1 lc rgb "#6b6f73" dt 2 lw 2 notitle, ' + ', '.join(plots)]
 
