@@ -87,9 +87,9 @@ static void sample(struct bench_subject *subject, size_t size)
 
 /* Those that are asked for and can be had. Says of the others why not, and which version
  * the peer has. */
-static unsigned find_subjects(const struct allocator_way *ways, const char *only,
-			      const char *peer, const char *settings,
-			      struct bench_subject *subjects)
+static unsigned find_subjects(const struct allocator_way *ways,
+			      const struct bench_opts *opts, const char *peer,
+			      const char *settings, struct bench_subject *subjects)
 {
 	bool told = false;
 	unsigned nr = 0;
@@ -97,7 +97,7 @@ static unsigned find_subjects(const struct allocator_way *ways, const char *only
 	for (const struct allocator_way *way = ways; way->name; way++) {
 		struct allocator_outcome outcome;
 
-		if (only && !bench_has_word(only, way->name))
+		if (!bench_chosen(opts, way->name))
 			continue;
 		outcome = ask_child(way, 0);
 		if (!outcome.why[0] && !told)
@@ -150,12 +150,25 @@ static void print_ratios(const struct bench_subject *subjects, unsigned nr,
 		       bench_median(td, RECLAIM_MS) / bench_median(peer, RECLAIM_MS));
 }
 
+static void check_only(const struct bench_opts *opts)
+{
+	const char *names[SUBJECTS_MAX + 1] = {NULL};
+	size_t nr = 0;
+
+	for (const struct allocator_way *way = allocator_jemalloc; way->name; way++)
+		names[nr++] = way->name;
+	for (const struct allocator_way *way = allocator_mimalloc; way->name; way++)
+		names[nr++] = way->name;
+	bench_check_only(opts, names);
+}
+
 static void run(const struct bench_opts *opts)
 {
 	static struct bench_subject subjects[SUBJECTS_MAX];
 	size_t size = bench_fitting("allocator", BENCH_GIB, opts);
 	unsigned nr;
 
+	check_only(opts);
 	size = (size + ALLOCATOR_BLOCK - 1) / ALLOCATOR_BLOCK * ALLOCATOR_BLOCK;
 	puts("# all blocks of an allocator, 2 MiB each and full, given back. Each sample "
 	     "is "
@@ -168,7 +181,7 @@ static void run(const struct bench_opts *opts)
 	     "# has not come back in 30 s; worst_stall_us: of another thread's mmap, "
 	     "touch, munmap, in a second round");
 	nr = find_subjects(
-		allocator_jemalloc, opts->only, "jemalloc",
+		allocator_jemalloc, opts, "jemalloc",
 		"LD_PRELOAD MALLOC_CONF=abort_conf:true,background_thread:true; an "
 		"explicit "
 		"arena, mallocx and dallocx with MALLOCX_TCACHE_NONE; dirty_decay_ms as "
@@ -181,7 +194,7 @@ static void run(const struct bench_opts *opts)
 		"the owner",
 		subjects);
 	nr += find_subjects(
-		allocator_mimalloc, opts->only, "mimalloc",
+		allocator_mimalloc, opts, "mimalloc",
 		"LD_PRELOAD; options as by default: decommit_delay 25 ms, "
 		"segment_decommit_delay 500 ms; mi_free, then mi_collect(true), without "
 		"which an idle program's memory stays; 2.1 and later (purge_delay) "
@@ -197,6 +210,8 @@ static void run(const struct bench_opts *opts)
 	}
 	for (unsigned i = 0; i < nr; i++)
 		print_subject(&subjects[i], size);
+	if (nr == 0)
+		return;
 	printf("summary bench=allocator size=%zu", size);
 	print_ratios(subjects, nr, "jemalloc_destroy", "destroy", "td_hooks_destroy");
 	print_ratios(subjects, nr, "jemalloc_purge", "purge", "td_hooks_free");

@@ -8,13 +8,10 @@
  * frees keeps up. Eight loops: together they fill more than one thread frees, on few CPUs
  * since it gets a ninth of their time, on many since it has but one of them.
  */
+#include "cgroup.h"
 #include "common.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <limits.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -22,9 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,103 +44,18 @@ enum { MUNMAP, THREAD, HELP, BLOCK, AGAIN, NR_SUBJECTS };
 
 /* ---- the cgroup ---- */
 
-static const struct version {
-	const char *name, *mount, *limit;
-} versions[] = {
-	{"v1", "/sys/fs/cgroup/memory", "memory.limit_in_bytes"},
-	{"v2", "/sys/fs/cgroup", "memory.max"},
-};
-
-static struct {
-	const char *name; /* "none" where there is none */
-	char dir[PATH_MAX];
-	pid_t owner;
-	volatile pid_t child; /* who is in it, 0: nobody */
-} group = {.name = "none"};
-
 static bool has_group(void)
 {
-	return strcmp(group.name, "none") != 0;
-}
-
-static int write_file(const char *dir, const char *file, const char *text)
-{
-	char path[PATH_MAX + 64];
-	int fd, err;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, file);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	err = write(fd, text, strlen(text)) < 0 ? -errno : 0;
-	close(fd);
-	return err;
-}
-
-/* Also in a signal handler. */
-static void group_remove(void)
-{
-	if (!has_group() || group.owner != getpid())
-		return;
-	/* Its last process has been waited for, and it may be busy for a moment. */
-	while (rmdir(group.dir) && errno == EBUSY)
-		(void)poll(NULL, 0, 1);
-	group.name = "none";
-}
-
-static void give_up(int sig)
-{
-	if (group.child > 0) {
-		kill(group.child, SIGKILL);
-		waitpid(group.child, NULL, 0);
-	}
-	group_remove();
-	raise(sig); /* with its default action, as soon as this returns */
-}
-
-static void on_signals(void (*handler)(int sig))
-{
-	struct sigaction action = {.sa_handler = handler, .sa_flags = (int)SA_RESETHAND};
-
-	sigaddset(&action.sa_mask, SIGINT);
-	sigaddset(&action.sa_mask, SIGTERM);
-	sigaddset(&action.sa_mask, SIGHUP);
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGHUP, &action, NULL);
-}
-
-static int group_try(const struct version *version, uint64_t limit)
-{
-	char text[32];
-	int err;
-
-	snprintf(group.dir, sizeof(group.dir), "%s/td-bench-%d", version->mount,
-		 (int)getpid());
-	group.owner = getpid();
-	group.name = version->name; /* before it is there: a signal may come */
-	err = mkdir(group.dir, 0755) ? -errno : 0;
-	snprintf(text, sizeof(text), "%" PRIu64, limit);
-	if (!err) {
-		err = write_file(group.dir, version->limit, text);
-		if (err)
-			rmdir(group.dir);
-	}
-	if (err)
-		group.name = "none";
-	return err;
+	return bench_cgroup_version() != NULL;
 }
 
 static void group_make(uint64_t limit)
 {
-	int err = -ENOENT;
+	int err = bench_cgroup_make(limit);
 
-	for (size_t i = 0; err && i < sizeof(versions) / sizeof(versions[0]); i++)
-		err = group_try(&versions[i], limit);
 	if (err)
 		printf("# no memory cgroup can be made (%s): nothing limits the loops "
-		       "but "
-		       "their own budget\n",
+		       "but their own budget\n",
 		       strerror(-err));
 }
 
@@ -322,25 +232,10 @@ static unsigned nr_loops;
 
 static pid_t start_child(struct run *run)
 {
-	sigset_t signals, before;
-	pid_t pid;
+	pid_t pid = bench_cgroup_fork();
 
-	bench_must(fflush(stdout) ? -errno : 0, "stdout");
-	sigfillset(&signals);
-	sigprocmask(SIG_BLOCK, &signals, &before);
-	pid = fork();
-	group.child = pid > 0 ? pid : 0;
-	if (pid == 0) {
-		on_signals(SIG_DFL);
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-	}
-	sigprocmask(SIG_SETMASK, &before, NULL);
-	bench_must(pid < 0 ? -errno : 0, "fork");
 	if (pid > 0)
 		return pid;
-	if (has_group())
-		bench_must(write_file(group.dir, "cgroup.procs", "0"),
-			   "joining the cgroup");
 	run_loops(run);
 	_exit(EXIT_SUCCESS);
 }
@@ -361,7 +256,7 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 
 	memset(result, 0, sizeof(*result));
 	bench_must(wait4(start_child(&run), &status, 0, &used) < 0 ? -errno : 0, "wait4");
-	group.child = 0;
+	bench_cgroup_reaped();
 	if (WIFEXITED(status) && WEXITSTATUS(status) != EXIT_SUCCESS)
 		exit(EXIT_FAILURE); /* it has said why */
 	ns = atomic_load(&result->ns);
@@ -403,7 +298,7 @@ static void print_subject(const struct bench_subject *subject, size_t size)
 	       bench_summarize(&subject->series[WORST_CPU_US]).max,
 	       bench_summarize(&subject->series[PEAK]).max, sum(subject, ARENAS),
 	       sum(subject, AT_BOUND), sum(subject, IN_PLACE), sum(subject, OOM),
-	       group.name, subject->series[OOM].n);
+	       has_group() ? bench_cgroup_version() : "none", subject->series[OOM].n);
 }
 
 static void run_with(unsigned loops, size_t size, const struct bench_opts *opts)
@@ -436,7 +331,7 @@ static void run_with(unsigned loops, size_t size, const struct bench_opts *opts)
 		       bench_median(&subjects[MUNMAP], CPU_MS),
 	       bench_summarize(&subjects[MUNMAP].series[WORST_US]).max /
 		       bench_summarize(&subjects[HELP].series[WORST_US]).max);
-	group_remove();
+	bench_cgroup_remove();
 }
 
 static void run(const struct bench_opts *opts)
@@ -458,11 +353,10 @@ static void run(const struct bench_opts *opts)
 	result = mmap(NULL, sizeof(*result), PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	bench_must(result == MAP_FAILED ? -errno : 0, "mmap");
-	bench_must(atexit(group_remove) ? -ENOMEM : 0, "atexit");
-	on_signals(give_up);
+	bench_cgroup_guard();
 	run_with(1, size, opts);
 	run_with(LOOPS, smaller > 0 ? smaller : size, opts);
-	on_signals(SIG_DFL);
+	bench_cgroup_unguard();
 	bench_munmap(result, sizeof(*result));
 }
 

@@ -23,6 +23,44 @@ void bench_must(int err, const char *what)
 	exit(EXIT_FAILURE);
 }
 
+/* ---- what is to be measured ---- */
+
+#define EXIT_USAGE 2
+
+/* Is the word, which so many characters are, one of a list with commas between them? */
+static bool has_word(const char *list, const char *word, size_t length)
+{
+	for (const char *at = list; at; at = strchr(at, ',')) {
+		at += *at == ',' && at > list;
+		if (strcspn(at, ",") == length && strncmp(at, word, length) == 0)
+			return true;
+	}
+	return false;
+}
+
+bool bench_chosen(const struct bench_opts *opts, const char *name)
+{
+	return !opts->only || has_word(opts->only, name, strlen(name));
+}
+
+void bench_check_only(const struct bench_opts *opts, const char *const *names)
+{
+	for (const char *at = opts->only; at; at = strchr(at, ',')) {
+		size_t length, i = 0;
+
+		at += *at == ',' && at > opts->only;
+		length = strcspn(at, ",");
+		while (names[i] &&
+		       (strlen(names[i]) != length || strncmp(names[i], at, length) != 0))
+			i++;
+		if (names[i])
+			continue;
+		fprintf(stderr, "error: --only: not known to this scenario: '%.*s'\n",
+			(int)length, at);
+		exit(EXIT_USAGE);
+	}
+}
+
 /* ---- measuring ---- */
 
 unsigned bench_cpus(void)
@@ -42,28 +80,38 @@ uint64_t bench_now_ns(void)
 	return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-void bench_rounds(struct bench_subject *subjects, unsigned nr_subjects, size_t size,
-		  unsigned repeat)
+static void run_round(struct bench_subject *subjects, unsigned nr_subjects, size_t size,
+		      bool counts)
+{
+	for (unsigned i = 0; i < nr_subjects; i++) {
+		struct bench_subject *subject = &subjects[i];
+		double values[BENCH_VALUES_MAX] = {0};
+
+		subject->sample(subject, size, values);
+		for (unsigned k = 0; counts && k < BENCH_VALUES_MAX; k++) {
+			struct bench_series *series = &subject->series[k];
+
+			series->values[series->n++] = values[k];
+		}
+	}
+}
+
+void bench_rounds_warm(struct bench_subject *subjects, unsigned nr_subjects, size_t size,
+		       unsigned repeat)
 {
 	for (unsigned i = 0; i < nr_subjects; i++) {
 		for (unsigned k = 0; k < BENCH_VALUES_MAX; k++)
 			subjects[i].series[k].n = 0;
 	}
-	for (unsigned round = 0; round <= repeat; round++) {
-		for (unsigned i = 0; i < nr_subjects; i++) {
-			struct bench_subject *subject = &subjects[i];
-			double values[BENCH_VALUES_MAX] = {0};
+	for (unsigned round = 0; round < repeat; round++)
+		run_round(subjects, nr_subjects, size, true);
+}
 
-			subject->sample(subject, size, values);
-			if (round == 0)
-				continue;
-			for (unsigned k = 0; k < BENCH_VALUES_MAX; k++) {
-				struct bench_series *series = &subject->series[k];
-
-				series->values[series->n++] = values[k];
-			}
-		}
-	}
+void bench_rounds(struct bench_subject *subjects, unsigned nr_subjects, size_t size,
+		  unsigned repeat)
+{
+	run_round(subjects, nr_subjects, size, false);
+	bench_rounds_warm(subjects, nr_subjects, size, repeat);
 }
 
 static int compare(const void *a, const void *b)
@@ -206,19 +254,6 @@ bool bench_parse_size(const char *text, size_t *ret)
 	return true;
 }
 
-bool bench_has_word(const char *list, const char *word)
-{
-	size_t length = strlen(word);
-
-	for (const char *at = list; at; at = strchr(at, ',')) {
-		at += *at == ',';
-		if (strncmp(at, word, length) == 0 &&
-		    (at[length] == ',' || at[length] == '\0'))
-			return true;
-	}
-	return false;
-}
-
 const char *bench_size_name(size_t size, char *buf, size_t buf_size)
 {
 	if (size % BENCH_GIB == 0)
@@ -237,6 +272,9 @@ void bench_print_header(void)
 	bench_must(uname(&system) ? -errno : 0, "uname");
 	printf("# td-bench version=%s kernel=%s cpus=%ld page=%ld\n", td_version(),
 	       system.release, sysconf(_SC_NPROCESSORS_ONLN), sysconf(_SC_PAGESIZE));
+	printf("# memory is filled by %s, by a thread for each of %u CPUs, before "
+	       "anything is timed\n",
+	       bench_fill_name(), bench_cpus());
 }
 
 void bench_print_line(const char *scenario, const char *subject, const char *kind,

@@ -11,7 +11,7 @@
 
 #define BENCH_GIB ((size_t)1 << 30)
 #define BENCH_REPEAT_MAX 1000u
-#define BENCH_VALUES_MAX 12u
+#define BENCH_VALUES_MAX 16u
 
 /* ---- scenarios: one file each, named in main.c's table ---- */
 
@@ -19,7 +19,7 @@ struct bench_opts {
 	size_t size;	  /* 0 = what the scenario takes by default */
 	size_t objects;	  /* the same, where objects are counted */
 	unsigned repeat;  /* rounds that count */
-	const char *only; /* NULL = all: what to measure, commas between them */
+	const char *only; /* NULL = all: what is to be measured, commas between them */
 };
 
 struct bench_scenario {
@@ -29,7 +29,13 @@ struct bench_scenario {
 
 extern const struct bench_scenario bench_put, bench_reclaim, bench_unmap, bench_threshold,
 	bench_lookup, bench_stall, bench_slices, bench_batch, bench_refs, bench_small,
-	bench_budget, bench_foreground, bench_kill, bench_exit, bench_allocator;
+	bench_budget, bench_foreground, bench_kill, bench_exit, bench_sizes, bench_limits,
+	bench_allocator;
+
+/* Is it named by --only, or is there none? */
+bool bench_chosen(const struct bench_opts *opts, const char *name);
+/* Ends the program where --only names what is not one of these. NULL ends them. */
+void bench_check_only(const struct bench_opts *opts, const char *const *names);
 
 /* ---- measuring ---- */
 
@@ -55,6 +61,10 @@ struct bench_subject {
 /* Samples the subjects in turn: a round that does not count, then `repeat` that do. */
 void bench_rounds(struct bench_subject *subjects, unsigned nr_subjects, size_t size,
 		  unsigned repeat);
+
+/* Without the one that does not count: for long samples that warm up by themselves. */
+void bench_rounds_warm(struct bench_subject *subjects, unsigned nr_subjects, size_t size,
+		       unsigned repeat);
 
 struct bench_summary bench_summarize(const struct bench_series *series);
 double bench_median(const struct bench_subject *subject, unsigned value);
@@ -87,6 +97,8 @@ void *bench_map(size_t size, int flags, int fd);
  * there is much of it. The threads have ended when it returns.
  */
 void bench_write(void *start, size_t size);
+const char *bench_fill_name(
+	void); /* "MADV_POPULATE_WRITE"; "touching" where it refuses */
 /* Writes to, or reads from, every page, by the caller alone. */
 void bench_touch(void *start, size_t size);
 void bench_read(const void *start, size_t size);
@@ -127,9 +139,6 @@ void bench_freer_stop(struct bench_freer *freer);
 
 /* "4G", "512M", "64K" or bytes, rounded up to whole pages. False: none of these. */
 bool bench_parse_size(const char *text, size_t *ret);
-
-/* Is the word one of a list, with commas between them? */
-bool bench_has_word(const char *list, const char *word);
 
 /* "8g", "512m" or bytes, for names. */
 const char *bench_size_name(size_t size, char *buf, size_t buf_size);

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #define NAP_MS 900.0
-#define EXIT_USAGE 2
 
 /* BEGUN: until the first of the memory was back. */
 enum { WAITPID_MS, RECLAIM_MS, SEEN_MS, BEGUN_MS, NR_VALUES };
@@ -88,36 +87,20 @@ static bool chosen(const struct bench_opts *opts, unsigned what, unsigned i)
 	bool some = false;
 
 	for (unsigned k = 0; opts->only && name_of(what, k); k++)
-		some |= bench_has_word(opts->only, name_of(what, k));
-	return !some || bench_has_word(opts->only, name_of(what, i));
+		some |= bench_chosen(opts, name_of(what, k));
+	return !some || bench_chosen(opts, name_of(what, i));
 }
 
-static bool is_known(const char *word, size_t length)
+static void check_only(const struct bench_opts *opts)
 {
+	const char *names[NR_SUBJECTS + NR_KINDS + NR_ENDS + 1] = {NULL};
+	size_t nr = 0;
+
 	for (unsigned what = OF_SUBJECTS; what <= OF_ENDS; what++) {
-		for (unsigned i = 0; name_of(what, i); i++) {
-			const char *name = name_of(what, i);
-
-			if (strlen(name) == length && strncmp(name, word, length) == 0)
-				return true;
-		}
+		for (unsigned i = 0; name_of(what, i); i++)
+			names[nr++] = name_of(what, i);
 	}
-	return false;
-}
-
-static void check_words(const char *list)
-{
-	for (const char *at = list; at; at = strchr(at, ',')) {
-		size_t length;
-
-		at += *at == ',' && at > list;
-		length = strcspn(at, ",");
-		if (is_known(at, length))
-			continue;
-		fprintf(stderr, "error: no subject, kind or end of exit: '%.*s'\n",
-			(int)length, at);
-		exit(EXIT_USAGE);
-	}
+	bench_check_only(opts, names);
 }
 
 /* Those of the subjects that can be had, tried with little memory. */
@@ -143,6 +126,9 @@ static unsigned find_subjects(const struct bench_opts *opts,
 			continue;
 		}
 		end_in_time(&all[i], size, &process, &times);
+		if (all[i].start == exit_qemu_start)
+			exit_qemu_print_peer(&all[i],
+					     opts->size ? opts->size : now.kind->size);
 		subjects[nr++] = (struct bench_subject){
 			.name = all[i].name, .sample = sample, .arg = &all[i]};
 	}
@@ -241,7 +227,7 @@ static void run(const struct bench_opts *opts)
 	     "ms, "
 	     "since the helper slept\n"
 	     "# for a second; napped_ms: reclaim_ms of these alone");
-	check_words(opts->only);
+	check_only(opts);
 	exit_watch_start();
 	nr = find_subjects(opts, subjects);
 	for (unsigned k = 0; nr > 0 && k < NR_KINDS; k++) {

@@ -42,9 +42,7 @@ const char *exit_qemu_start(const struct exit_subject *self,
 			    const struct bench_kind *kind, size_t size,
 			    struct exit_process *ret);
 void exit_qemu_end(const struct exit_process *process);
-
-/* Forks. The child is in the memory cgroup, and is killed with this program. */
-pid_t exit_fork(void);
+void exit_qemu_print_peer(const struct exit_subject *self, size_t size); /* it started */
 
 /* ---- watching ---- */
 

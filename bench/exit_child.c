@@ -3,6 +3,7 @@
  * Children full of memory: without anything that helps them to end, with a helper after
  * QEMU's design, and with the library's.
  */
+#include "cgroup.h"
 #include "exit.h"
 
 #include <teardown/exit.h>
@@ -137,7 +138,7 @@ const char *exit_child_start(const struct exit_subject *self,
 
 	bench_must(pipe2(orders, O_CLOEXEC) ? -errno : 0, "pipe");
 	bench_must(pipe2(answers, O_CLOEXEC) ? -errno : 0, "pipe");
-	ret->pid = exit_fork();
+	ret->pid = bench_cgroup_fork();
 	if (ret->pid == 0) {
 		close(orders[1]);
 		close(answers[0]);

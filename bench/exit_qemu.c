@@ -4,6 +4,7 @@
  * memory is filled beforehand. It is told to quit through its monitor (QMP), which is its
  * standard input.
  */
+#include "cgroup.h"
 #include "exit.h"
 
 #include <dirent.h>
@@ -29,28 +30,43 @@ static const char *const ways[][2] = {
 };
 #define NR_WAYS (sizeof(ways) / sizeof(ways[0]))
 
+struct command {
+	const char *args[ARGS_MAX]; /* to a NULL */
+	char memory[128], size[32];
+};
+
+static void make_command(const struct bench_kind *kind, size_t size,
+			 const char *const *way, struct command *ret)
+{
+	bool memfd = kind == &bench_kinds[BENCH_MEMFD];
+	const char *const args[] = {
+		PROGRAM,       "-machine",  "q35,memory-backend=mem",
+		"-object",     ret->memory, "-m",
+		ret->size,     "-smp",	    "4",
+		"-accel",      "tcg",	    "-S",
+		"-nodefaults", "-display",  "none",
+		"-qmp",	       "stdio",
+	};
+	size_t nr = sizeof(args) / sizeof(args[0]);
+
+	memset(ret, 0, sizeof(*ret));
+	memcpy(ret->args, args, sizeof(args));
+	snprintf(ret->memory, sizeof(ret->memory),
+		 "memory-backend-%s,id=mem,prealloc=on,size=%zu", memfd ? "memfd" : "ram",
+		 size);
+	snprintf(ret->size, sizeof(ret->size), "%zuK", size >> 10);
+	for (unsigned i = 0; way && i < 2 && way[i]; i++)
+		ret->args[nr++] = way[i];
+}
+
 __attribute__((noreturn)) static void run_qemu(const struct bench_kind *kind, size_t size,
 					       const char *const *way, int orders,
 					       int answers)
 {
-	bool memfd = kind == &bench_kinds[BENCH_MEMFD];
 	int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
-	char memory[128], megabytes[32];
-	const char *args[ARGS_MAX] = {
-		PROGRAM,       "-machine", "q35,memory-backend=mem",
-		"-object",     memory,	   "-m",
-		megabytes,     "-smp",	   "4",
-		"-accel",      "tcg",	   "-S",
-		"-nodefaults", "-display", "none",
-		"-qmp",	       "stdio",
-	};
-	size_t nr = 17;
+	struct command command;
 
-	snprintf(memory, sizeof(memory), "memory-backend-%s,id=mem,prealloc=on,size=%zu",
-		 memfd ? "memfd" : "ram", size);
-	snprintf(megabytes, sizeof(megabytes), "%zuK", size >> 10);
-	for (unsigned i = 0; way && i < 2 && way[i]; i++)
-		args[nr++] = way[i];
+	make_command(kind, size, way, &command);
 	/* It asks for huge pages wherever it may have them. */
 	if (kind == &bench_kinds[BENCH_ANON4K])
 		bench_must(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) ? -errno : 0,
@@ -59,7 +75,7 @@ __attribute__((noreturn)) static void run_qemu(const struct bench_kind *kind, si
 	dup2(answers, STDOUT_FILENO);
 	if (nowhere >= 0)
 		dup2(nowhere, STDERR_FILENO);
-	execvp(PROGRAM, (char *const *)args);
+	execvp(PROGRAM, (char *const *)command.args);
 	_exit(127);
 }
 
@@ -109,7 +125,7 @@ static bool start(const struct bench_kind *kind, size_t size, const char *const 
 
 	bench_must(pipe2(orders, O_CLOEXEC) ? -errno : 0, "pipe");
 	bench_must(pipe2(answers, O_CLOEXEC) ? -errno : 0, "pipe");
-	ret->pid = exit_fork();
+	ret->pid = bench_cgroup_fork();
 	if (ret->pid == 0)
 		run_qemu(kind, size, way, orders[0], answers[1]);
 	close(orders[0]);
@@ -129,11 +145,12 @@ static bool start(const struct bench_kind *kind, size_t size, const char *const 
 	return false;
 }
 
+static size_t first; /* of the ways that it may take */
+
 const char *exit_qemu_start(const struct exit_subject *self,
 			    const struct bench_kind *kind, size_t size,
 			    struct exit_process *ret)
 {
-	static size_t first; /* of the ways that it may take */
 	int status = 0;
 
 	if (!self->asynchronous) {
@@ -155,4 +172,33 @@ const char *exit_qemu_start(const struct exit_subject *self,
 void exit_qemu_end(const struct exit_process *process)
 {
 	bench_must(write(process->order, QUIT, strlen(QUIT)) < 0 ? -errno : 0, "write");
+}
+
+/* "QEMU emulator version 7.2.22 (Debian ...)" begins what it says. */
+static void read_version(char *text, size_t size)
+{
+	FILE *said = popen(PROGRAM " --version 2>/dev/null", "re");
+	size_t length = strlen("QEMU emulator version ");
+	char line[128] = "";
+
+	bench_must(said ? 0 : -errno, "popen");
+	if (!fgets(line, sizeof(line), said) || strlen(line) <= length)
+		line[0] = line[length] = '\0';
+	pclose(said);
+	snprintf(text, size, "%.*s", (int)strcspn(line + length, "\n"), line + length);
+}
+
+void exit_qemu_print_peer(const struct exit_subject *self, size_t size)
+{
+	struct command command;
+	char version[128], text[512] = "";
+	size_t length = 0;
+
+	read_version(version, sizeof(version));
+	make_command(&bench_kinds[BENCH_ANON4K], size,
+		     self->asynchronous ? ways[first] : NULL, &command);
+	for (unsigned i = 0; command.args[i] && length < sizeof(text); i++)
+		length += (size_t)snprintf(text + length, sizeof(text) - length, "%s%s",
+					   i > 0 ? " " : "", command.args[i]);
+	bench_print_peer(self->name, version, text);
 }

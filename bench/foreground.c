@@ -189,7 +189,8 @@ static void run(const struct bench_opts *opts)
 	subjects[TD_OTHER].engine = engine_with(TD_SCHED_OTHER);
 	subjects[TD_BATCH].engine = engine_with(TD_SCHED_BATCH);
 	subjects[TD_IDLE].engine = engine_with(TD_SCHED_IDLE);
-	bench_rounds(subjects, NR_SUBJECTS, size, opts->repeat);
+	/* Each is preceded by a second of computing: nothing is left to warm up. */
+	bench_rounds_warm(subjects, NR_SUBJECTS, size, opts->repeat);
 	for (unsigned i = 0; i < NR_SUBJECTS; i++) {
 		bench_print_line("foreground", subjects[i].name, "anon4k", size);
 		bench_print_range("work_percent", &subjects[i], WORK_PERCENT);

@@ -175,8 +175,11 @@ static void run(const struct bench_opts *opts)
 		printf("skip bench=kill reason=no-process_mrelease\n");
 		return;
 	}
-	run_kind("anon4k", MADV_NOHUGEPAGE, size, opts->repeat);
-	run_kind("thp", MADV_HUGEPAGE, size, opts->repeat);
+	bench_check_only(opts, (const char *const[]){"anon4k", "thp", NULL});
+	if (bench_chosen(opts, "anon4k"))
+		run_kind("anon4k", MADV_NOHUGEPAGE, size, opts->repeat);
+	if (bench_chosen(opts, "thp"))
+		run_kind("thp", MADV_HUGEPAGE, size, opts->repeat);
 }
 
 const struct bench_scenario bench_kill = {

@@ -14,10 +14,10 @@
 #define OBJECTS_MAX 1000000000u
 
 static const struct bench_scenario *const scenarios[] = {
-	&bench_put,    &bench_reclaim, &bench_unmap,	 &bench_threshold,
-	&bench_lookup, &bench_stall,   &bench_slices,	 &bench_batch,
-	&bench_refs,   &bench_small,   &bench_budget,	 &bench_foreground,
-	&bench_kill,   &bench_exit,    &bench_allocator,
+	&bench_put,    &bench_reclaim,	  &bench_unmap, &bench_threshold, &bench_lookup,
+	&bench_stall,  &bench_slices,	  &bench_batch, &bench_refs,	  &bench_small,
+	&bench_budget, &bench_foreground, &bench_kill,	&bench_exit,	  &bench_sizes,
+	&bench_limits, &bench_allocator,
 };
 #define NR_SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 
@@ -29,9 +29,11 @@ static int help(void)
 	       "  M     objects, for batch: 2000 to %u\n"
 	       "  N     rounds that count, 1 to %u (default: %u), after one that does "
 	       "not\n"
-	       "  WORDS commas between them; for exit: some of its subjects, kinds and "
-	       "ends;\n"
-	       "        for allocator: some of its subjects\n"
+	       "  WORDS some of the kinds of memory, of unmap, threshold, slices, kill "
+	       "and "
+	       "exit, commas\n"
+	       "        between them; unmap also takes 16g, exit its subjects and ends;\n"
+	       "        of allocator, its subjects\n"
 	       "scenarios, with the sizes they take by default:\n",
 	       OBJECTS_MAX, BENCH_REPEAT_MAX, REPEAT_DEFAULT);
 	for (size_t i = 0; i < NR_SCENARIOS; i++)

@@ -51,9 +51,15 @@ static const struct peer {
 	 "nothing"},
 	{" lookup ", "bsearch", compiler_version,
 	 "binary search in a sorted array, which nobody may change meanwhile"},
-	{" kill ", "process_mrelease", kernel_version,
-	 "at once after pidfd_send_signal(SIGKILL), by the same thread; again while "
+	{" kill ", "sigkill", kernel_version, "pidfd_send_signal(SIGKILL), nothing else"},
+	{" exit ", "plain", kernel_version, "exit(3), or SIGKILL: the kernel alone"},
+	{" kill ", "mrelease", kernel_version,
+	 "process_mrelease(2) at once after pidfd_send_signal(SIGKILL), by the same "
+	 "thread; again while "
 	 "EAGAIN"},
+	{" exit ", "qemu_design", kernel_version,
+	 "a helper of this program's that does what QEMU 7.2's does: CLONE_VM, closes "
+	 "all, SIGHUP by PR_SET_PDEATHSIG, then a look at getppid() each second"},
 	{" batch ", "free", gnu_get_libc_version,
 	 "glibc's, at once, waits for no reader; M_TRIM_THRESHOLD at its most and "
 	 "M_TOP_PAD 256 MiB for all alike"},

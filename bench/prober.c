@@ -38,6 +38,7 @@ static void histogram_add(struct bench_histogram *histogram, uint64_t began,
 	uint64_t ns = ended - began;
 
 	histogram->count[class_of(ns)]++;
+	histogram->sum[class_of(ns)] += ns;
 	histogram->total++;
 	if (ns > histogram->worst) {
 		histogram->worst = ns;
@@ -55,6 +56,33 @@ double bench_percentile_us(const struct bench_histogram *histogram, unsigned per
 			return value_of(i) / 1e3;
 	}
 	return 0;
+}
+
+/*
+ * Longer than w wait those who come in the first d - w of a probe that lasts d: together
+ * the time sum - count * w, over the probes that last longer. From the longest class
+ * down, until that is as much of all time as it may be.
+ */
+double bench_wait_us(const struct bench_histogram *histogram, unsigned of_a_million)
+{
+	double all = 0, sum = 0, count = 0, may;
+
+	for (unsigned i = 0; i < BENCH_CLASSES; i++)
+		all += (double)histogram->sum[i];
+	may = all * of_a_million / 1e6;
+	for (unsigned i = BENCH_CLASSES; i-- > 0;) {
+		double shortest;
+
+		if (histogram->count[i] == 0)
+			continue;
+		/* Between this class and the last one may be where it is reached. */
+		shortest = (double)histogram->sum[i] / histogram->count[i];
+		if (sum - count * shortest >= may)
+			return (sum - may) / count / 1e3;
+		sum += (double)histogram->sum[i];
+		count += histogram->count[i];
+	}
+	return count > 0 && sum > may ? (sum - may) / count / 1e3 : 0;
 }
 
 /* ---- the other thread ---- */
@@ -76,13 +104,14 @@ static void probe(void)
 static void *probe_on(void *arg)
 {
 	struct bench_prober *prober = arg;
-	uint64_t until = 0;
+	uint64_t until = 0, last = bench_now_ns();
 
 	while (!until) {
-		uint64_t began = bench_now_ns(), ended, from;
+		/* Where the last one ended: there is no time that belongs to none. */
+		uint64_t began = last, ended, from;
 
 		probe();
-		ended = bench_now_ns();
+		last = ended = bench_now_ns();
 		from = atomic_load(&prober->from_ns);
 		until = atomic_load(&prober->until_ns);
 		if (began < from)

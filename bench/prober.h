@@ -17,11 +17,20 @@
 
 struct bench_histogram {
 	uint32_t count[BENCH_CLASSES];
+	uint64_t sum[BENCH_CLASSES]; /* of the latencies, in ns */
 	uint64_t total, worst, worst_ended;
 };
 
 /* The latency that so many of a thousand probes do not exceed. */
 double bench_percentile_us(const struct bench_histogram *histogram, unsigned per_mille);
+
+/*
+ * How long those wait at the most who come at any moment, but for so many of a million.
+ * The probes follow each other without a gap, so they are the time in which one may come:
+ * who comes u into a probe that lasts d waits d - u. A single stall of 600 ms is one
+ * probe among thousands, but most who come meanwhile wait for its end.
+ */
+double bench_wait_us(const struct bench_histogram *histogram, unsigned of_a_million);
 
 struct bench_prober {
 	pthread_t thread;

@@ -1,20 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* How fast memory comes back, against the plainest code that does the same. */
-#include "common.h"
+/*
+ * How fast memory comes back by the library's reapers, against the plainest code that
+ * does the same with as many threads.
+ */
+#include "bare.h"
 
-#include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
-#include <sys/mman.h>
 
 enum { GIB_PER_S };
-enum { MUNMAP, TD_1, TD_2, BARE_2, NR_SUBJECTS };
 
-static double gib_per_s(size_t size, uint64_t took_ns)
-{
-	return (double)size / (double)BENCH_GIB / ((double)took_ns / 1e9);
-}
+#define THREADS_MIN 4u /* up to twice the CPUs, but at least so many */
+#define NUMBERS_MAX 7u /* 1, 2, 4 .. BENCH_BARE_MAX */
+#define SUBJECTS_MAX (1 + 2 * NUMBERS_MAX)
 
 static void sample_munmap(const struct bench_subject *self, size_t size, double *values)
 {
@@ -23,7 +20,7 @@ static void sample_munmap(const struct bench_subject *self, size_t size, double 
 
 	(void)self;
 	bench_munmap(start, size);
-	values[GIB_PER_S] = gib_per_s(size, bench_now_ns() - began);
+	values[GIB_PER_S] = bench_gib_per_s(size, bench_now_ns() - began);
 }
 
 static void sample_td(const struct bench_subject *self, size_t size, double *values)
@@ -32,82 +29,44 @@ static void sample_td(const struct bench_subject *self, size_t size, double *val
 	uint64_t began = bench_now_ns();
 
 	bench_must(td_space_put(space), "td_space_put");
-	values[GIB_PER_S] = gib_per_s(size, bench_await(space) - began);
-}
-
-/* ---- bare_2: no queue, no pacing, no events ---- */
-
-#define BARE_THREADS 2u
-#define BARE_CHUNK ((size_t)16 << 20)
-
-struct bare {
-	char *start;
-	size_t size;
-	_Atomic(size_t) cursor;
-	pthread_barrier_t release, finish;
-};
-
-static void *bare_thread(void *arg)
-{
-	struct bare *bare = arg;
-	size_t at;
-
-	pthread_barrier_wait(&bare->release);
-	while ((at = atomic_fetch_add(&bare->cursor, BARE_CHUNK)) < bare->size) {
-		size_t left = bare->size - at;
-
-		bench_must(madvise(bare->start + at,
-				   left < BARE_CHUNK ? left : BARE_CHUNK, MADV_DONTNEED)
-				   ? -errno
-				   : 0,
-			   "madvise");
-	}
-	pthread_barrier_wait(&bare->finish);
-	return NULL;
-}
-
-/* Returns the time that freeing took; the threads exist by then. */
-static uint64_t bare_free(struct bare *bare)
-{
-	uint64_t began = bench_now_ns();
-
-	pthread_barrier_wait(&bare->release);
-	pthread_barrier_wait(&bare->finish);
-	bench_munmap(bare->start, bare->size);
-	return bench_now_ns() - began;
+	values[GIB_PER_S] = bench_gib_per_s(size, bench_await(space) - began);
 }
 
 static void sample_bare(const struct bench_subject *self, size_t size, double *values)
 {
-	struct bare bare = {.size = size};
-	pthread_t threads[BARE_THREADS];
-
-	(void)self;
-	bench_must(-pthread_barrier_init(&bare.release, NULL, BARE_THREADS + 1),
-		   "pthread_barrier_init");
-	bench_must(-pthread_barrier_init(&bare.finish, NULL, BARE_THREADS + 1),
-		   "pthread_barrier_init");
-	for (unsigned i = 0; i < BARE_THREADS; i++)
-		bench_must(-pthread_create(&threads[i], NULL, bare_thread, &bare),
-			   "pthread_create");
-	/* They wait asleep while this fills, as reapers do. */
-	bare.start = bench_map_plain(size);
-	values[GIB_PER_S] = gib_per_s(size, bare_free(&bare));
-	for (unsigned i = 0; i < BARE_THREADS; i++)
-		bench_must(-pthread_join(threads[i], NULL), "pthread_join");
-	bench_must(-pthread_barrier_destroy(&bare.release), "pthread_barrier_destroy");
-	bench_must(-pthread_barrier_destroy(&bare.finish), "pthread_barrier_destroy");
+	values[GIB_PER_S] = bench_bare_rate(size, *(const unsigned *)self->arg);
 }
 
 /* ---- */
 
+/* As many threads free as this. */
+struct number {
+	unsigned threads;
+	char bare[16], td[16];
+};
+
+static unsigned make_numbers(struct number *numbers)
+{
+	unsigned most = 2 * bench_cpus(), nr = 0;
+
+	if (most < THREADS_MIN)
+		most = THREADS_MIN;
+	for (unsigned n = 1; n <= most && nr < NUMBERS_MAX; n *= 2, nr++) {
+		numbers[nr].threads = n;
+		snprintf(numbers[nr].bare, sizeof(numbers[nr].bare), "bare_%u", n);
+		snprintf(numbers[nr].td, sizeof(numbers[nr].td), "td_%u", n);
+	}
+	return nr;
+}
+
 static void print_subject(const struct bench_subject *subject, size_t size)
 {
+	const unsigned *threads = subject->arg;
 	struct bench_summary rate = bench_summarize(&subject->series[GIB_PER_S]);
 
 	bench_print_line("reclaim", subject->name, "anon4k", size);
-	printf(" gib_per_s=%.2f min=%.2f max=%.2f repeat=%u\n", rate.median, rate.min,
-	       rate.max, subject->series[GIB_PER_S].n);
+	printf(" threads=%u gib_per_s=%.2f min=%.2f max=%.2f repeat=%u\n", *threads,
+	       rate.median, rate.min, rate.max, subject->series[GIB_PER_S].n);
 }
 
 static double ratio(const struct bench_subject *a, const struct bench_subject *b)
@@ -117,30 +76,41 @@ static double ratio(const struct bench_subject *a, const struct bench_subject *b
 
 static void run(const struct bench_opts *opts)
 {
-	static struct bench_subject subjects[NR_SUBJECTS] = {
-		[MUNMAP] = {.name = "munmap", .sample = sample_munmap},
-		[TD_1] = {.name = "td_1", .sample = sample_td},
-		[TD_2] = {.name = "td_2", .sample = sample_td},
-		[BARE_2] = {.name = "bare_2", .sample = sample_bare},
-	};
+	static struct bench_subject subjects[SUBJECTS_MAX];
+	static struct number numbers[NUMBERS_MAX];
 	size_t size = opts->size ? opts->size : 4 * BENCH_GIB;
+	unsigned nr = make_numbers(numbers);
+	struct bench_subject *bare = subjects + 1, *td = bare + nr;
 
 	if (!bench_fits("reclaim", size, opts))
 		return;
-	subjects[TD_1].engine = bench_engine(1);
-	subjects[TD_2].engine = bench_engine(2);
-	bench_rounds(subjects, NR_SUBJECTS, size, opts->repeat);
-	for (unsigned i = 0; i < NR_SUBJECTS; i++)
+	subjects[0] = (struct bench_subject){
+		.name = "munmap", .sample = sample_munmap, .arg = &numbers[0].threads};
+	for (unsigned i = 0; i < nr; i++) {
+		bare[i] = (struct bench_subject){.name = numbers[i].bare,
+						 .sample = sample_bare,
+						 .arg = &numbers[i].threads};
+		td[i] = (struct bench_subject){.name = numbers[i].td,
+					       .sample = sample_td,
+					       .arg = &numbers[i].threads,
+					       .engine =
+						       bench_engine(numbers[i].threads)};
+	}
+	bench_rounds(subjects, 1 + 2 * nr, size, opts->repeat);
+	for (unsigned i = 0; i < 1 + 2 * nr; i++)
 		print_subject(&subjects[i], size);
-	printf("summary bench=reclaim td_1_over_munmap=%.2f td_2_over_bare_2=%.2f\n",
-	       ratio(&subjects[TD_1], &subjects[MUNMAP]),
-	       ratio(&subjects[TD_2], &subjects[BARE_2]));
-	bench_engine_done(subjects[TD_1].engine);
-	bench_engine_done(subjects[TD_2].engine);
+	printf("summary bench=reclaim size=%zu td_1_over_munmap=%.2f", size,
+	       ratio(&td[0], &subjects[0]));
+	for (unsigned i = 0; i < nr; i++)
+		printf(" %s_over_%s=%.2f", td[i].name, bare[i].name,
+		       ratio(&td[i], &bare[i]));
+	printf("\n");
+	for (unsigned i = 0; i < nr; i++)
+		bench_engine_done(td[i].engine);
 }
 
 const struct bench_scenario bench_reclaim = {
 	.name = "reclaim",
-	.what = "how fast memory comes back, by one thread and by two (4 GiB)",
+	.what = "how fast memory comes back, by 1, 2, 4.. threads (4 GiB)",
 	.run = run,
 };

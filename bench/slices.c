@@ -106,8 +106,11 @@ static void run(const struct bench_opts *opts)
 	     "in "
 	     "slices of the target;\n"
 	     "# cpu_ms: the reaper's. fast=1: td_engine_set_fast()");
-	run_kind(&bench_kinds[BENCH_ANON4K], opts);
-	run_kind(&bench_kinds[BENCH_THP], opts);
+	bench_check_only(opts, (const char *const[]){"anon4k", "thp", NULL});
+	if (bench_chosen(opts, "anon4k"))
+		run_kind(&bench_kinds[BENCH_ANON4K], opts);
+	if (bench_chosen(opts, "thp"))
+		run_kind(&bench_kinds[BENCH_THP], opts);
 }
 
 const struct bench_scenario bench_slices = {

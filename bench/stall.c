@@ -20,11 +20,28 @@ enum {
 	WORST_AT,
 	FREED_MS,
 	STEAL_MS,
+	PROBES,
+	WAIT_P50_US, /* of the curve, as the next ones */
+	WAIT_P90_US,
+	WAIT_P99_US,
+	WAIT_P999_US,
+	WAIT_P9999_US,
 	NR_VALUES
 };
 _Static_assert(NR_VALUES <= BENCH_VALUES_MAX, "no room for the values");
 
-enum { MUNMAP, IDLE, THREAD, TD_MUNMAP, TD_SPACE_PUT, NR_SUBJECTS };
+enum { MUNMAP, IDLE, THREAD, CHUNKS, TD_MUNMAP, TD_SPACE_PUT, NR_SUBJECTS };
+
+/* The points of the curve: all but so many of a million who come wait no longer. */
+static const struct {
+	const char *name;
+	unsigned value, others;
+} curve[] = {
+	{"p50_us", WAIT_P50_US, 500000},  {"p90_us", WAIT_P90_US, 100000},
+	{"p99_us", WAIT_P99_US, 10000},	  {"p999_us", WAIT_P999_US, 1000},
+	{"p9999_us", WAIT_P9999_US, 100},
+};
+#define NR_POINTS (sizeof(curve) / sizeof(curve[0]))
 
 /* ---- the ways to free ---- */
 
@@ -72,6 +89,12 @@ static void free_thread(const struct bench_subject *subject, void *memory)
 	(void)bench_freer_await(subject->freer);
 }
 
+static void free_chunks(const struct bench_subject *subject, void *memory)
+{
+	(void)subject;
+	bench_memory_unmap_chunks(memory);
+}
+
 static void free_td_munmap(const struct bench_subject *subject, void *memory)
 {
 	const struct bench_memory *mapped = memory;
@@ -97,6 +120,7 @@ static const struct way ways[NR_SUBJECTS] = {
 	[MUNMAP] = {map_plain, free_munmap, NULL},
 	[IDLE] = {map_plain, free_not, bench_memory_unmap},
 	[THREAD] = {map_plain, free_thread, NULL},
+	[CHUNKS] = {map_plain, free_chunks, NULL},
 	[TD_MUNMAP] = {map_plain, free_td_munmap, NULL},
 	[TD_SPACE_PUT] = {map_space, free_td_space, NULL},
 };
@@ -127,6 +151,10 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 	values[WORST_AT] = ((double)prober.histogram.worst_ended - (double)began) * 100 /
 			   (double)(ended - began);
 	values[FREED_MS] = (double)(ended - began) / 1e6;
+	values[PROBES] = (double)prober.histogram.total;
+	for (size_t i = 0; i < NR_POINTS; i++)
+		values[curve[i].value] =
+			bench_wait_us(&prober.histogram, curve[i].others);
 }
 
 /* ---- */
@@ -146,6 +174,15 @@ static void print_subject(const struct bench_subject *subject, size_t size)
 	       steal.median, steal.max, subject->series[WORST_US].n);
 }
 
+static void print_curve(const struct bench_subject *subject, size_t size)
+{
+	bench_print_line("stall_curve", subject->name, "anon4k", size);
+	for (size_t i = 0; i < NR_POINTS; i++)
+		printf(" %s=%.2f", curve[i].name, bench_median(subject, curve[i].value));
+	printf(" worst_us=%.2f probes=%.0f repeat=%u\n", bench_median(subject, WORST_US),
+	       bench_median(subject, PROBES), subject->series[PROBES].n);
+}
+
 static double ratio(const struct bench_subject *a, const struct bench_subject *b,
 		    unsigned value)
 {
@@ -158,6 +195,7 @@ static void run(const struct bench_opts *opts)
 		[MUNMAP] = {.name = "munmap", .sample = sample},
 		[IDLE] = {.name = "idle", .sample = sample},
 		[THREAD] = {.name = "thread", .sample = sample},
+		[CHUNKS] = {.name = "chunks", .sample = sample},
 		[TD_MUNMAP] = {.name = "td_munmap", .sample = sample},
 		[TD_SPACE_PUT] = {.name = "td_space_put", .sample = sample},
 	};
@@ -170,7 +208,12 @@ static void run(const struct bench_opts *opts)
 	     "steal_ms is not 0\n"
 	     "# the host took CPUs away, and the worst may be its doing. idle: nothing "
 	     "is "
-	     "freed, for as long as munmap takes");
+	     "freed, for as long as munmap takes.\n"
+	     "# stall_curve: how long one waits who comes at any moment while memory is "
+	     "given back: percentiles\n"
+	     "# of the time, not of the probes, of which a long stall is but one. "
+	     "chunks: MADV_DONTNEED of\n"
+	     "# 4 MiB at a time, then munmap");
 	for (unsigned i = 0; i < NR_SUBJECTS; i++) {
 		subjects[i].engine = engine;
 		subjects[i].freer = freer;
@@ -179,6 +222,8 @@ static void run(const struct bench_opts *opts)
 	bench_rounds(subjects, NR_SUBJECTS, size, opts->repeat);
 	for (unsigned i = 0; i < NR_SUBJECTS; i++)
 		print_subject(&subjects[i], size);
+	for (unsigned i = 0; i < NR_SUBJECTS; i++)
+		print_curve(&subjects[i], size);
 	printf("summary bench=stall size=%zu worst_munmap_over_td_munmap=%.1f "
 	       "worst_munmap_over_td_space_put=%.1f\n",
 	       size, ratio(&subjects[MUNMAP], &subjects[TD_MUNMAP], WORST_US),

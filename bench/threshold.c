@@ -3,12 +3,11 @@
  * From which size on it pays to hand memory to a reaper: for choosing the engine's
  * munmap_threshold. Everything is handed on here, also what the default would not.
  */
-#include "kinds.h"
+#include "pieces.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -27,45 +26,6 @@ static const char *kind_name(const struct bench_subject *subject)
 }
 
 #define HUGE_SIZE ((size_t)2 << 20)
-#define SAMPLE_BYTES ((size_t)128 << 20) /* at least one call, however big */
-#define CALLS_MAX 256u
-
-static unsigned calls_for(size_t size)
-{
-	size_t calls = SAMPLE_BYTES / size;
-
-	return calls == 0 ? 1 : calls > CALLS_MAX ? CALLS_MAX : (unsigned)calls;
-}
-
-/* ---- memory ---- */
-
-/*
- * Pieces apart from each other, for adjacent ones would be one mapping, which each call
- * would have to split. Those of huge pages' size and more are aligned, as mmap does it.
- */
-struct pieces {
-	char *start[CALLS_MAX];
-	unsigned nr;
-	size_t size;
-};
-
-static void map_pieces(const struct bench_kind *kind, size_t size, struct pieces *ret)
-{
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	size_t gap = size >= HUGE_SIZE ? HUGE_SIZE + -size % HUGE_SIZE : page;
-	unsigned nr = calls_for(size);
-	char *at = bench_map(nr * (size + gap), MAP_PRIVATE | MAP_ANONYMOUS, -1);
-
-	for (unsigned i = 0; i < nr; i++, at += size + gap) {
-		ret->start[i] = at;
-		bench_munmap(at + size, gap);
-		if (madvise(at, size, kind->advice) && errno != EINVAL)
-			bench_must(-errno, "madvise");
-		kind->touch(at, size);
-	}
-	ret->nr = nr;
-	ret->size = size;
-}
 
 /* ---- measuring ---- */
 
@@ -100,21 +60,21 @@ static void warm_up(td_engine *engine)
  */
 static void sample(const struct bench_subject *self, size_t size, double *values)
 {
-	static struct pieces pieces;
+	static struct bench_pieces pieces;
 	const struct way *way = self->arg;
 	uint64_t held_ns = 0;
 	double cpu;
 
-	map_pieces(way->kind, size, &pieces);
+	bench_pieces_map(way->kind, size, bench_pieces_for(size), true, &pieces);
 	warm_up(self->engine);
 	cpu = cpu_us();
 	for (unsigned i = 0; i < pieces.nr; i++) {
 		uint64_t began = bench_now_ns();
 
 		if (way->how == MUNMAP)
-			bench_munmap(pieces.start[i], size);
+			bench_munmap(pieces.piece[i].start, size);
 		else
-			td_unmap(self->engine, pieces.start[i], size);
+			td_unmap(self->engine, pieces.piece[i].start, size);
 		held_ns += bench_now_ns() - began;
 		if (way->how == TD_MUNMAP)
 			bench_drain(self->engine);
@@ -131,7 +91,8 @@ static void print_subject(const struct bench_subject *subject, size_t size)
 	bench_print_line("threshold", subject->name, kind_name(subject), size);
 	bench_print_range("caller_us", subject, CALLER_US);
 	bench_print_range("cpu_us", subject, CPU_US);
-	printf(" calls=%u repeat=%u\n", calls_for(size), subject->series[CALLER_US].n);
+	printf(" calls=%u repeat=%u\n", bench_pieces_for(size),
+	       subject->series[CALLER_US].n);
 }
 
 /* The smallest size measured from which on the library's caller is held for less. */
@@ -173,7 +134,7 @@ static void run_kind(struct bench_subject *subjects, enum bench_kind_id id,
 		     const struct bench_opts *opts)
 {
 	const struct bench_kind *kind = &bench_kinds[id];
-	size_t size = opts->size ? opts->size : (size_t)64 << 10;
+	size_t size = (size_t)64 << 10;
 	size_t last = opts->size ? opts->size : BENCH_GIB;
 	const char *reason = bench_kind_prepare(kind, &size);
 	struct way ways[NR_SUBJECTS];
@@ -192,7 +153,8 @@ static void run_kind(struct bench_subject *subjects, enum bench_kind_id id,
 	for (; size <= last; size *= 4) {
 		if (id == BENCH_THP && size < HUGE_SIZE)
 			continue; /* it would not be of huge pages */
-		if (bench_fits("threshold", size * calls_for(size), opts))
+		if (bench_fits("threshold", size * bench_pieces_for(size),
+			       &(struct bench_opts){0}))
 			run_size(subjects, size, opts->repeat, &even);
 	}
 	printf("summary bench=threshold kind=%s from_size=%s from_size_burst=%s\n",
@@ -219,13 +181,16 @@ static void run(const struct bench_opts *opts)
 	     "td_munmap: each call is waited for, td_munmap_burst: only the last");
 	for (unsigned i = 0; i < NR_SUBJECTS; i++)
 		subjects[i].engine = engine;
-	run_kind(subjects, BENCH_ANON4K, opts);
-	run_kind(subjects, BENCH_THP, opts);
+	bench_check_only(opts, (const char *const[]){"anon4k", "thp", NULL});
+	if (bench_chosen(opts, "anon4k"))
+		run_kind(subjects, BENCH_ANON4K, opts);
+	if (bench_chosen(opts, "thp"))
+		run_kind(subjects, BENCH_THP, opts);
 	bench_engine_done(engine);
 }
 
 const struct bench_scenario bench_threshold = {
 	.name = "threshold",
-	.what = "from which size on it pays to hand memory on (64 KiB to 1 GiB)",
+	.what = "from which size on it pays to hand memory on (64 KiB to 1 GiB, or SIZE)",
 	.run = run,
 };

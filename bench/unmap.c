@@ -8,7 +8,7 @@
 
 /* HANDED: how much of it the engine says that it has reclaimed, in percent. */
 enum { CALLER_US, RECLAIM_MS, HANDED, NR_VALUES };
-enum { MUNMAP, THREAD, TD_MUNMAP, TD_REGION, NR_SUBJECTS };
+enum { MUNMAP, THREAD, CHUNKS, TD_MUNMAP, TD_REGION, NR_SUBJECTS };
 
 /* What is timed: one of the ways to unmap. */
 struct way {
@@ -28,6 +28,17 @@ static uint64_t by_munmap(const struct bench_subject *subject,
 	(void)subject;
 	(void)space;
 	bench_memory_unmap(memory);
+	*returned = bench_now_ns();
+	return *returned;
+}
+
+static uint64_t by_chunks(const struct bench_subject *subject,
+			  struct bench_memory *memory, td_space *space,
+			  uint64_t *returned)
+{
+	(void)subject;
+	(void)space;
+	bench_memory_unmap_chunks(memory);
 	*returned = bench_now_ns();
 	return *returned;
 }
@@ -161,6 +172,7 @@ static struct cost run_kind(struct bench_subject *subjects, unsigned first,
 	struct way ways[NR_SUBJECTS] = {
 		[MUNMAP] = {kind, by_munmap, false},
 		[THREAD] = {kind, by_thread, false},
+		[CHUNKS] = {kind, by_chunks, false},
 		[TD_MUNMAP] = {kind, by_td_munmap, false},
 		[TD_REGION] = {kind, by_td_region, true},
 	};
@@ -183,9 +195,11 @@ static struct cost run_kind(struct bench_subject *subjects, unsigned first,
 	if (first > MUNMAP)
 		return cost;
 	printf("summary bench=unmap kind=%s size=%zu munmap_over_td_munmap=%.1f "
-	       "munmap_over_td_region=%.1f munmap_over_thread=%.1f\n",
+	       "munmap_over_td_region=%.1f munmap_over_thread=%.1f "
+	       "munmap_over_chunks=%.2f\n",
 	       kind->name, size, cost.us[MUNMAP] / cost.us[TD_MUNMAP],
-	       cost.us[MUNMAP] / cost.us[TD_REGION], cost.us[MUNMAP] / cost.us[THREAD]);
+	       cost.us[MUNMAP] / cost.us[TD_REGION], cost.us[MUNMAP] / cost.us[THREAD],
+	       cost.us[MUNMAP] / cost.us[CHUNKS]);
 	return cost;
 }
 
@@ -207,33 +221,40 @@ static void run(const struct bench_opts *opts)
 	static struct bench_subject subjects[NR_SUBJECTS] = {
 		[MUNMAP] = {.name = "munmap", .sample = sample},
 		[THREAD] = {.name = "thread", .sample = sample},
+		[CHUNKS] = {.name = "chunks", .sample = sample},
 		[TD_MUNMAP] = {.name = "td_munmap", .sample = sample},
 		[TD_REGION] = {.name = "td_region", .sample = sample},
 	};
 	const size_t big = 16 * BENCH_GIB;
 	td_engine *engine = bench_engine(1);
 	struct bench_freer *freer = bench_freer_start();
+	const char *names[BENCH_KINDS + 2] = {[BENCH_KINDS] = "16g"};
 	struct cost usual = {0}, most;
 
 	puts("# caller_us: how long the call held its caller; ratios above 1 are in the "
 	     "library's favour\n"
 	     "# thread: munmap by a thread that waits for it, woken by a semaphore; the "
-	     "range stays in sight meanwhile");
+	     "range stays in sight meanwhile\n"
+	     "# chunks: MADV_DONTNEED of 4 MiB at a time, then munmap, by the caller");
 	for (unsigned i = 0; i < NR_SUBJECTS; i++) {
 		subjects[i].engine = engine;
 		subjects[i].freer = freer;
 	}
+	for (unsigned id = 0; id < BENCH_KINDS; id++)
+		names[id] = bench_kinds[id].name;
+	bench_check_only(opts, names);
 	for (unsigned id = 0; id < BENCH_KINDS; id++) {
 		size_t size = opts->size ? opts->size : bench_kinds[id].size;
 		struct cost cost;
 
-		if (!bench_fits("unmap", size, opts))
+		if (!bench_chosen(opts, names[id]) || !bench_fits("unmap", size, opts))
 			continue;
 		cost = run_kind(subjects, 0, id, size, opts->repeat);
 		if (id == BENCH_ANON4K)
 			usual = cost;
 	}
-	if (opts->size == 0 && usual.size > 0 && bench_fits("unmap", big, opts)) {
+	if (opts->size == 0 && usual.size > 0 && bench_chosen(opts, "16g") &&
+	    bench_fits("unmap", big, opts)) {
 		/* Only the library's, and few rounds: filling may take half a minute. */
 		most = run_kind(subjects, TD_MUNMAP, BENCH_ANON4K, big,
 				opts->repeat < 3 ? opts->repeat : 3);
