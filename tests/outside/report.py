@@ -7,6 +7,7 @@ the documents in the tree are what is made of docs/benchmarks/results.txt.
 """
 import os
 import re
+import shutil
 import subprocess
 import sys
 import unittest
@@ -21,7 +22,7 @@ import goals_data  # noqa: E402
 import plots  # noqa: E402
 import readme  # noqa: E402
 import report  # noqa: E402
-from results import Malformed, agree, parse  # noqa: E402
+from results import Malformed, agree, parse, read  # noqa: E402
 
 GIB = 1 << 30
 WORDS = 'the last put of 4 GiB holds its caller shorter than munmap (warm)'
@@ -177,7 +178,7 @@ class Peers(unittest.TestCase):
     def test_a_peer_that_is_better_is_listed(self):
         lines = peers(both(1, 5, 10))
         self.assertEqual(len(lines), 1)
-        self.assertRegex(lines[0], r'caller is held .*4 GiB.* munmap .*5\.00 µs.*10\.0 µs.*\b2 ')
+        self.assertRegex(lines[0], r'caller is held .*4 GiB.* munmap .*5\.00 µs.*10\.0 µs.* 2\.00 ')
 
     def test_one_that_is_worse_or_equal_is_not(self):
         self.assertEqual(peers(both(1, 10, 5)), [])
@@ -231,6 +232,15 @@ class Plots(unittest.TestCase):
                  for subject in ('munmap', 'td_munmap') for line in text.splitlines()
                  if f'title "{subject}"' in line}
         self.assertGreater(width['td_munmap'], width['munmap'])
+
+    @unittest.skipUnless(shutil.which('gnuplot'), 'gnuplot is not installed')
+    def test_gnuplot_takes_each(self):
+        results = read(os.path.join(SOURCE, report.RESULTS))
+        for plot in plots.PLOTS:
+            text = plots.script(plot, results, 'svg', '/dev/null')
+            done = subprocess.run(['gnuplot'], input=text or '', capture_output=True, text=True,
+                                  check=False)
+            self.assertEqual((done.returncode, done.stderr), (0, ''), plot.name)
 
     def test_without_data_there_is_none(self):
         for plot in plots.PLOTS:
