@@ -339,8 +339,9 @@ static void run(const struct bench_opts *opts)
 	size_t size = opts->size ? opts->size : (size_t)128 << 20;
 	size_t smaller = size / SMALLER / ((size_t)2 << 20) * ((size_t)2 << 20);
 
-	puts("# arenas mapped, filled and freed in loops; room for two of each loop, and "
-	     "a little for page tables\n"
+	puts("# arenas mapped, filled and freed in loops, which touch their pages "
+	     "themselves; room for two of each\n"
+	     "# loop, and a little for page tables\n"
 	     "# thread: a thread munmaps what it is handed, however much that is; again: "
 	     "munmap where the library says -EAGAIN\n"
 	     "# cpu_ms_per_gib: of all threads, for filling and freeing\n"
