@@ -170,7 +170,8 @@ static void run(const struct bench_opts *opts)
 
 	check_only(opts);
 	size = (size + ALLOCATOR_BLOCK - 1) / ALLOCATOR_BLOCK * ALLOCATOR_BLOCK;
-	puts("# all blocks of an allocator, 2 MiB each and full, given back. Each sample "
+	puts("# all blocks of an allocator, 2 MiB each, each filled by its owner, given "
+	     "back. Each sample "
 	     "is "
 	     "a process of its own\n"
 	     "# caller_us: the owner is held, in all calls together (frees_us: in those "
@@ -187,11 +188,10 @@ static void run(const struct bench_opts *opts)
 		"arena, mallocx and dallocx with MALLOCX_TCACHE_NONE; dirty_decay_ms as "
 		"by "
 		"default (10000) but for decay_1s (1000), decay_0 and td_hooks_free (0), "
-		"muzzy_decay_ms as by default (0); decay_1s also with "
-		"oversize_threshold:0, "
-		"or what is joined to 8 MiB is purged by the caller; purge and destroy: "
-		"by "
-		"the owner",
+		"muzzy_decay_ms as by default (0); decay_1s also oversize_threshold:0, "
+		"since "
+		"free memory joined to 8 MiB is by default purged by who frees it, "
+		"background threads or not; purge and destroy: by the owner",
 		subjects);
 	nr += find_subjects(
 		allocator_mimalloc, opts, "mimalloc",

@@ -39,13 +39,17 @@ static const struct peer {
 } peers[] = {
 	{" put reclaim unmap sizes threshold stall budget ", "munmap", kernel_version,
 	 "one munmap(2) of the whole range, by the caller"},
-	{" unmap sizes stall foreground budget small ", "thread", kernel_version,
+	{" unmap sizes stall foreground small ", "thread", kernel_version,
 	 "munmap(2) by a thread that was there before and sleeps on a semaphore"},
+	{" budget ", "thread", kernel_version,
+	 "munmap(2) by one thread for all loops, which sleeps on a condition variable; "
+	 "it takes whatever is handed to it"},
 	{" unmap sizes stall ", "chunks", kernel_version,
-	 "madvise(MADV_DONTNEED) in chunks, then munmap(2), by the caller"},
-	{" reclaim limits ", "madvise", kernel_version,
-	 "madvise(MADV_DONTNEED) by bare threads, each its own part; no queue, no "
-	 "pacing"},
+	 "madvise(MADV_DONTNEED) of 4 MiB at a time, then munmap(2), by the caller"},
+	{" reclaim ", "bare", kernel_version,
+	 "threads that were there before take 16 MiB at a time for "
+	 "madvise(MADV_DONTNEED), then munmap(2); no queue, no pacing"},
+	{" limits ", "madvise", kernel_version, "as bare in reclaim"},
 	{" sizes limits ", "mremap", kernel_version,
 	 "mremap(MREMAP_MAYMOVE | MREMAP_FIXED) into a reservation made before; frees "
 	 "nothing"},
@@ -77,6 +81,8 @@ static const struct peer {
 	 "ck_epoch_call: one poll after 1000 calls; what is left by ck_epoch_barrier"},
 	{" refs ", "atomic", compiler_version,
 	 "_Atomic(uint32_t): fetch_add relaxed, fetch_sub release; nothing is checked"},
+	{" refs ", "exchange", compiler_version,
+	 "a store with release, an exchange with seq_cst, each thread its own word"},
 	{" refs ", "urcu_ref", urcu_version, "urcu_ref_get and urcu_ref_put"},
 	{" refs ", "rcu", urcu_version,
 	 "urcu-memb; rcu_read_lock and rcu_read_unlock, called in the library (no "
