@@ -6,7 +6,6 @@ The simulator against what was measured on this machine: bench=sim check=... lin
 it was calibrated with is left out.
 """
 import dataclasses
-import math
 import os
 import sys
 
@@ -14,7 +13,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "report"))
 
 import results as results_file  # noqa: E402
-from core import GIB, MIB, US  # noqa: E402
+from core import MIB, US  # noqa: E402
 from costs import Lines, Missing, beside, calibrate, key_of  # noqa: E402
 import scenarios  # noqa: E402
 
@@ -27,14 +26,14 @@ class Check:
 
     def __init__(self, line, field, spread, simulated):
         self.what = {name: line[name] for name in ("bench", "subject", "kind", "size",
-                                                   "target_us", "fast", "loops", "threads")
+                                                   "target_us", "fast", "loops", "threads", "end")
                      if name in line}
         self.field, self.simulated = field, simulated
         self.measured, self.least, self.most = spread
 
     @property
     def error(self):
-        return (self.simulated / self.measured - 1) * 100 if self.measured else math.inf
+        return (self.simulated / self.measured - 1) * 100
 
     def line(self):
         said = " ".join(f"{name}={value}" for name, value in self.what.items()
@@ -64,7 +63,7 @@ class Checks:
         match = {name: line[name] for name in results_file.KEYS
                  if name in line and name != "bench"}
         spread = self.results.spread(line["bench"], field, **match)
-        if spread:
+        if spread and spread[0] > 0:
             self.checks.append(Check(line, field, spread, simulate()))
 
     def _each(self, bench):
@@ -78,6 +77,9 @@ class Checks:
     def _put(self, size, kind, reapers=1):
         return self._once(("put", size, kind, reapers), lambda: scenarios.put(
             self.costs, size, kind, reapers, cpus=self.cpus))
+
+    def _detach(self, line):
+        return self.costs.detach(int(line["size"]), line["kind"])
 
     def put(self):
         for line in self._each("put"):
@@ -98,14 +100,11 @@ class Checks:
             if subject == "munmap":
                 took = scenarios.munmap_ns(self.costs, line["kind"], size)
                 self._add(line, "caller_us", lambda: took / US)
-            elif subject in ("td_munmap", "td_space_put"):
-                held = self.costs.put_ns if subject == "td_space_put" else self._detach(size)
+            elif subject in ("td_munmap", "td_region", "td_space_put"):
+                held = self.costs.put_ns if subject == "td_space_put" else self._detach(line)
                 self._add(line, "caller_us", lambda: held / US)
                 self._add(line, "reclaim_ms", lambda: (
                     self._put(size, line["kind"])["reclaim_ns"] + held) / 1e6)
-
-    def _detach(self, size):
-        return self.costs.detach_ns + size / GIB * self.costs.move_ns_per_gib
 
     def reclaim(self):
         for line in self._each("reclaim"):
@@ -120,9 +119,9 @@ class Checks:
             if line["subject"] not in ("td_munmap", "td_region") or (
                     line["kind"] not in self.costs.kinds):
                 continue
-            self._add(line, "caller_us", lambda: self._detach(size) / US)
+            self._add(line, "caller_us", lambda: self._detach(line) / US)
             self._add(line, "reclaim_ms", lambda: (
-                self._put(size, line["kind"])["reclaim_ns"] + self._detach(size)) / 1e6)
+                self._put(size, line["kind"])["reclaim_ns"] + self._detach(line)) / 1e6)
 
     def small(self):
         spaces = {"td_spaces": 64, "td_space": 1}
@@ -167,9 +166,22 @@ class Checks:
             if line["subject"] not in ("munmap", "thread"):
                 self._add(line, "peak_pending", lambda: simulated()["peak_pending"])
 
+    def exits(self):
+        for line in self._each("exit"):
+            kind, size = line.get("kind"), int(line["size"])
+            if kind not in ("anon4k", "thp") or kind not in self.costs.kinds:
+                continue
+            if line["subject"] == "plain":
+                took = scenarios.munmap_ns(self.costs, kind, size)
+                self._add(line, "waitpid_ms", lambda: took / 1e6)
+            elif line["subject"] == "td":
+                self._add(line, "waitpid_ms", lambda: self.costs.exit_wait_ns / 1e6)
+                self._add(line, "reclaim_ms", lambda: scenarios.exit_ns(
+                    self.costs, kind, size, self.cpus) / 1e6)
+
     def run(self):
         for scenario in (self.put, self.sizes, self.reclaim, self.unmap, self.small,
-                         self.slices, self.budget):
+                         self.slices, self.budget, self.exits):
             scenario()
         return self.checks
 

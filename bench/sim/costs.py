@@ -31,6 +31,7 @@ class Kind:
     freer_ns_per_gib: float  # by a thread that woke up for it
     caller_ns_per_gib: float  # munmap by who mapped it
     shell_ns_per_gib: float  # what is left of page tables
+    move_ns_per_gib: float = 0  # more than other kinds, by mremap
 
 
 @dataclass
@@ -50,6 +51,11 @@ class Costs:
     sources: list = field(default_factory=list)  # (parameter, value, source)
     used: set = field(default_factory=set)
 
+    def detach(self, size, name):
+        """What td_munmap holds its caller."""
+        each = self.move_ns_per_gib + self.kind(name).move_ns_per_gib
+        return self.detach_ns + size / GIB * each
+
     def kind(self, name):
         if name not in self.kinds:
             raise Missing(f"nothing was measured of {name}")
@@ -59,7 +65,7 @@ class Costs:
 def key_of(line):
     return tuple(sorted((name, value) for name, value in line.items()
                         if name in ("bench", "subject", "kind", "size", "target_us", "fast",
-                                    "loops", "threads")))
+                                    "loops", "threads", "end")))
 
 
 class Lines:
@@ -176,6 +182,20 @@ def _callers(lines, costs):
                               f"measured: {size_name(size)}, `bench={name}`"))
 
 
+def _huge_moves(lines, costs):
+    """The kernel moves hugetlb pages one by one."""
+    us, size = lines.nearest(costs, "caller_us", "unmap", subject="td_munmap", kind="hugetlb")
+    if us is None or "hugetlb" not in costs.kinds:
+        return
+    each = max(0.0, us * US - costs.detach_ns) * GIB / size
+    costs.kinds["hugetlb"].move_ns_per_gib = each
+    costs.kinds["hugetlb1g"].move_ns_per_gib = each / 512
+    costs.sources.append((
+        "hugetlb: mremap of a GiB, beyond that", f"{each / 1e3:.0f} µs",
+        f"measured: {size_name(size)}, `bench=unmap subject=td_munmap`; page by page, so "
+        "1/512 of it for pages of 1 GiB"))
+
+
 def _fill(lines, costs):
     speed = lines.use(costs, "gib_per_s", "budget", subject="munmap", loops=1)
     if not speed:
@@ -222,6 +242,24 @@ def _exit(lines, costs):
         if waits is not None else "assumed: not measured in `bench=exit`"))
 
 
+def _move(lines, costs):
+    """What one mremap takes longer for each GiB that it moves."""
+    times = {}
+    for bench in ("limits", "sizes"):
+        for line in lines.find(bench, subject="mremap"):
+            if int(line["size"]) >= GIB and "caller_us_min" in line:
+                times.setdefault(int(line["size"]), []).append(float(line["caller_us_min"]))
+    least, most = min(times, default=0), max(times, default=0)
+    if least < most:
+        gained = min(times[most]) - min(times[least])
+        costs.move_ns_per_gib = max(20.0, gained * US * GIB / (most - least))
+    costs.sources.append((
+        "mremap of a GiB that is moved whole", f"{costs.move_ns_per_gib:.0f} ns",
+        f"measured: the shortest one of {size_name(most)}, less that of {size_name(least)}, "
+        "`subject=mremap`; at least 20 ns" if least < most else
+        "assumed: one entry of the third level under two locks"))
+
+
 def _wake(lines, costs):
     value = lines.use(costs, "woken_us", "limits", subject="wake")
     if value:
@@ -238,8 +276,10 @@ def calibrate(results):
     _kinds(lines, costs)
     _scaling(lines, costs)
     _callers(lines, costs)
+    _huge_moves(lines, costs)
     _fill(lines, costs)
     _exit(lines, costs)
+    _move(lines, costs)
     _wake(lines, costs)
     _step(lines, costs)
     fitted = fit_published()
@@ -251,8 +291,6 @@ def calibrate(results):
         ("memory of another node", f"{costs.remote:g} times",
          "assumed: the loads that miss are on struct page and page tables; remote latency "
          "is 1.4 to 2.2 times local (SLIT distances 14 to 22), and not all of it is misses"),
-        ("mremap of a GiB that is moved whole", f"{costs.move_ns_per_gib:.0f} ns",
-         "assumed: one entry of the third level under two locks"),
         ("who zaps holds the mmap lock", "yes" if costs.zap_holds_mmap_lock else "no",
          "by the kernel: from 6.17 on only the mapping's own lock")]
     return costs

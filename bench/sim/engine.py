@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Queues, reapers, budget and rate: libteardown/queue.c, queues.c, reaper.c, budget.c,
-rate.c. Not modelled: pauses (LATER), host callbacks, pressure, draining, batches."""
+rate.c. Not modelled: pauses (LATER), host callbacks, pressure, draining, batches, and that
+who waits for room loses patience where nothing moves."""
 from core import MIB, MS, US, Machine, Signal, Sim
 from memory import DONE, LATE, MANY, MORE
 from turns import SMALL, Turns

@@ -9,15 +9,14 @@ from costs import PUBLISHED_ALONE_S, PUBLISHED_GIB, fit_published
 from memory import ZAP_MAX
 import scenarios
 
-SLICES = 400  # that a run is cut into at least, and so many for each reaper:
+SLICES = 240  # that a run is cut into at least, and so many for each reaper:
 SLICES_EACH = 4
+STEPS = 1500  # but not into more of these: a slice of huge pages has many
 TARGET = 500 * US
 ARENA_GRAIN = 48
 SEED = 1
 STALL_SIZE = 2 * GIB  # a node
 ARENAS = 40  # a churn is this many, of 1 GiB
-EXIT_THREADS = 8  # exit_internal.h: TDI_EXIT_THREADS_MAX
-EXIT_PIECE = 32 * MIB
 FLUSH_NS = 20 * US  # telling hundreds of CPUs to flush, a step: assumed
 
 
@@ -57,8 +56,10 @@ def crowds(host, scaling):
 def grain(kind, size, reapers):
     """How many slices are simulated as one, so that a run takes a fraction of a second.
     They are alike: all costs of a slice are taken so many times."""
-    step = max(kind.page, min(ZAP_MAX, TARGET * GIB / kind.freer_ns_per_gib))
-    return max(1, math.ceil(size / step / max(SLICES, SLICES_EACH * reapers)))
+    slice_bytes = max(kind.page, TARGET * GIB / kind.freer_ns_per_gib)
+    step = max(kind.page, min(ZAP_MAX, slice_bytes))
+    return max(1, math.ceil(size / slice_bytes / max(SLICES, SLICES_EACH * reapers)),
+               math.ceil(size / step / STEPS))
 
 
 def teardown(costs, scaling, host, kind, reapers, layout="node", **options):
@@ -76,22 +77,9 @@ def teardown(costs, scaling, host, kind, reapers, layout="node", **options):
                               scaling=scaling, **options)
 
 
-def munmap_s(costs, host, kind, far):
-    """munmap by one thread. far: what is on other nodes takes longer."""
-    remote = 1 + (costs.remote - 1) * (1 - 1 / host.nodes) if far else 1
-    return scenarios.munmap_ns(costs, kind, host.size) * remote / S
-
-
-def exit_s(costs, scaling, host, kind, far):
-    """The helper's threads, which take pieces as they come, from wherever they are: until
-    the memory is back."""
-    remote = 1 + (costs.remote - 1) * (1 - 1 / host.nodes) if far else 1
-    slow = scaling.slowdown(max(1.0, EXIT_THREADS / host.nodes))
-    work = costs.kind(kind)
-    piece = EXIT_PIECE * work.freer_ns_per_gib / GIB + costs.step_ns
-    if EXIT_PIECE * work.freer_ns_per_gib / GIB < 500 * US:  # it then leaves it to its exit
-        return munmap_s(costs, host, kind, far)
-    return host.size / EXIT_PIECE * piece * remote * slow / EXIT_THREADS / S
+def far(costs, host):
+    """How much longer all takes for who is on one node: the most of it is on others."""
+    return 1 + (costs.remote - 1) * (1 - 1 / host.nodes)
 
 
 def stall(costs, scaling, host, kind, reapers, zap_locks):
@@ -152,14 +140,14 @@ def _reclaims(costs, all_models, host, kind):
 
 def _callers(costs, all_models, host, kind):
     _, worst = all_models["published"]
-    yield {"host": host.name, "kind": kind, "what": "caller",
-           "munmap_s": munmap_s(costs, host, kind, False),
-           "munmap_far_s": munmap_s(costs, host, kind, True),
-           "put_us": costs.put_ns / US,
-           "td_munmap_us": (costs.detach_ns + host.size / GIB * costs.move_ns_per_gib) / US,
-           "exit_wait_ms": costs.exit_wait_ns / MS,
-           "exit_s": exit_s(costs, Scaling("linear"), host, kind, False),
-           "exit_far_s": exit_s(costs, worst, host, kind, True)}
+    munmap = scenarios.munmap_ns(costs, kind, host.size)
+    exits = [scenarios.exit_ns(costs, kind, host.size, host.cores, scaling)
+             for scaling in (Scaling("linear"), worst)]
+    yield {"host": host.name, "kind": kind, "what": "caller", "munmap_s": munmap / S,
+           "munmap_far_s": munmap * far(costs, host) / S, "put_us": costs.put_ns / US,
+           "td_munmap_us": costs.detach(host.size, kind) / US,
+           "exit_wait_ms": costs.exit_wait_ns / MS, "exit_s": exits[0] / S,
+           "exit_far_s": exits[1] * far(costs, host) / S}
 
 
 def _stalls(all_models, host):

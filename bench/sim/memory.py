@@ -48,7 +48,8 @@ class Extent:
         self.size, self.kind, self.nodes = size, kind, nodes
         least = max(PMD, kind.page)
         self.zap = Pace(ZAP_FIRST, least, ZAP_MAX, grain)
-        self.shell = Pace(SHELL_FIRST, least, SHELL_MAX, grain)
+        # Growing to its size takes a few steps: not a few times the grain.
+        self.shell = Pace(SHELL_FIRST if grain == 1 else SHELL_MAX, least, SHELL_MAX, grain)
         self.claimed = self.zapped = self.unmapped = self.accounted = 0
         self.begun = self.unmapping = self.whole = False
 

@@ -2,17 +2,31 @@
 """What td-bench does, done by the simulator: each returns what td-bench prints."""
 import random
 
-from core import GIB, MIB, MS, S, stall_percentiles
+from core import GIB, MIB, MS, S, US, stall_percentiles
 from engine import Engine
 from memory import Doom, Extent, Plain, Space
 
 FILL_STEP = 4 * MIB
 LOOP_NS = 600 * MS  # how long td-bench's loops go on
+EXIT_THREADS = 8  # exit_internal.h: TDI_EXIT_THREADS_MAX
+EXIT_PIECE = 32 * MIB
+EXIT_SLOW = 500 * US  # a piece that takes less is left to the helper's own exit
 
 
 def munmap_ns(costs, kind, size):
     """munmap in the caller, who touched it."""
     return size * costs.kind(kind).caller_ns_per_gib / GIB
+
+
+def exit_ns(costs, kind, size, cpus, scaling=None):
+    """Until the memory of a process with the library's helper is back. Its threads take
+    pieces by address, so where memory lies node after node all are at one node's."""
+    piece = EXIT_PIECE * costs.kind(kind).freer_ns_per_gib / GIB
+    if piece < EXIT_SLOW:
+        return munmap_ns(costs, kind, size)
+    threads = min(EXIT_THREADS, cpus)
+    slow = (scaling or costs.scaling).slowdown(threads)
+    return costs.exit_wait_ns + size / EXIT_PIECE * (piece * slow + costs.step_ns) / threads
 
 
 def teardown(costs, regions, reapers=1, stalls=False, **options):

@@ -10,7 +10,8 @@ import hosts
 KINDS = {"anon4k": "4 KiB pages", "thp": "THP", "hugetlb": "hugetlb, 2 MiB",
          "hugetlb1g": "hugetlb, 1 GiB"}
 FIELDS = {"reclaim_ms": ("ms", MS), "caller_us": ("us", US), "small_us": ("us", US),
-          "all_ms": ("ms", MS), "gib_per_s": ("GiB/s", None),
+          "all_ms": ("ms", MS), "waitpid_ms": ("ms", MS),
+          "gib_per_s": ("GiB/s", None),
           "reclaim_gib_per_s": ("GiB/s", None), "peak_pending": ("bytes", None)}
 
 
@@ -69,13 +70,15 @@ def _at(what):
         words.append("fast mode" if what.get("fast") == "1" else f"{what['target_us']} µs")
     if "loops" in what:
         words.append(f"{what['loops']} loops" if what["loops"] != "1" else "1 loop")
+    if "end" in what:
+        words.append({"exit": "by exit", "kill": "by SIGKILL"}.get(what["end"], what["end"]))
     return ", ".join(word for word in words if word)
 
 
 def checks(found):
     rows = []
     for check in found:
-        spread = (check.most - check.least) / check.measured * 100 if check.measured else 0
+        spread = (check.most - check.least) / check.measured * 100
         rows.append([check.what["bench"], check.what["subject"], _at(check.what), check.field,
                      _figure(check, check.measured), f"{spread:.0f}%",
                      _figure(check, check.simulated), f"{check.error:+.0f}%"])
@@ -91,11 +94,10 @@ def errors(found):
     for (bench, field), group in by_figure.items():
         sizes = [abs(check.error) for check in group]
         worst = max(group, key=lambda check: abs(check.error))
-        spreads = [(check.most - check.least) / check.measured * 100 for check in group
-                   if check.measured]
+        spreads = [(check.most - check.least) / check.measured * 100 for check in group]
         rows.append([bench, field, str(len(group)), f"{statistics.median(sizes):.0f}%",
                      f"{worst.error:+.0f}%: {worst.what['subject']}, {_at(worst.what)}",
-                     f"{statistics.median(spreads):.0f}%" if spreads else ""])
+                     f"{statistics.median(spreads):.0f}%"])
     return table(["scenario", "figure", "checked", "error, median", "worst",
                   "what was measured varies by, median"], rows)
 
