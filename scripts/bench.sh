@@ -13,23 +13,23 @@ root=$(dirname "$here")
 # long it takes on a machine of 2 cores. A size that does not fit is halved until it does.
 # What follows a dot tells two runs of a scenario apart; no seconds: it is left out.
 scenarios='
-limits    |--size 1G --repeat 2                     |6 |--repeat 3                    |20
+limits    |--size 1G --repeat 2                     |4 |--repeat 3                    |20
 put       |--size 1G --repeat 3                     |6 |--repeat 3                    |65
-sizes     |--size 1G --repeat 2                     |20|--repeat 3                    |110
-reclaim   |--size 1G --repeat 2                     |10|--repeat 3                    |40
-unmap     |--size 256M --repeat 2                   |15|--repeat 3 --only anon4k,thp,hugetlb,memfd,shared_anon,file,locked|170
-threshold |--size 16M --repeat 2                    |4 |--repeat 3                    |30
+sizes     |--size 1G --repeat 2                     |15|--repeat 3                    |110
+reclaim   |--size 1G --repeat 2                     |8 |--repeat 3                    |45
+unmap     |--size 256M --repeat 2                   |12|--repeat 3 --only anon4k,thp,hugetlb,memfd,shared_anon,file,locked|170
+threshold |--size 16M --repeat 2                    |3 |--repeat 3                    |25
 stall     |--size 1G --repeat 2                     |10|--repeat 3                    |100
 slices    |--size 512M --repeat 1 --only anon4k     |6 |--repeat 2                    |55
-lookup    |--repeat 3                               |6 |--repeat 5                    |10
-batch     |--objects 200000 --repeat 2              |15|--objects 1000000 --repeat 3  |60
-refs      |--repeat 2                               |5 |--repeat 5                    |15
+lookup    |--repeat 3                               |5 |--repeat 9                    |12
+batch     |--objects 200000 --repeat 2              |12|--objects 1000000 --repeat 3  |60
+refs      |--repeat 3                               |7 |--repeat 9                    |20
 small     |--size 1G --repeat 2                     |5 |--size 16G --repeat 2         |60
 budget    |--size 64M --repeat 1                    |14|--repeat 3                    |35
-foreground|--size 256M --repeat 1                   |15|--repeat 3                    |45
+foreground|--size 64M --repeat 1                    |9 |--size 128M --repeat 3        |30
 allocator |--size 256M --repeat 1 --only jemalloc_decay_1s,jemalloc_decay_0,jemalloc_purge,jemalloc_destroy,td_hooks_free,td_hooks_destroy,mimalloc_collect|20|--repeat 2|130
 kill      |--size 1G --repeat 2                     |6 |--size 8G --repeat 3          |60
-exit      |--size 512M --repeat 1 --only anon4k,kill|8 |--size 8G --repeat 2 --only anon4k,thp,plain,qemu_design,td|100
+exit      |--size 512M --repeat 1 --only anon4k,kill|6 |--size 8G --repeat 3 --only anon4k,thp,plain,qemu_design,td|130
 exit.small|                                         |  |--size 2G --repeat 2          |70
 demo      |--size 1G                                |5 |--size 4G                     |15
 count     |                                         |5 |                              |5
