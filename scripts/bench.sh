@@ -402,14 +402,14 @@ if python3 "$root/bench/sim/check.py" "$out/results.txt" >"$tmp/sim" 2>"$tmp/err
 else
 	td_say "nothing was simulated: $(tail -n 1 "$tmp/error")"
 fi
-python3 "$report/plots.py" "$out/results.txt" "$out/plots" || bad=1
-python3 "$report/report.py" report "$out/results.txt" "$out/plots" >"$tmp/report.md"
+python3 -B "$report/plots.py" "$out/results.txt" "$out/plots" || bad=1
+python3 -B "$report/report.py" report "$out/results.txt" "$out/plots" >"$tmp/report.md"
 mv -- "$tmp/report.md" "$out/report.md"
 if [ -n "$docs" ]; then
 	mkdir -p "$root/docs/benchmarks"
 	rm -f -- "$root"/docs/benchmarks/*.svg
 	cp -- "$out/results.txt" "$out"/plots/*.svg "$root/docs/benchmarks/"
-	python3 "$report/report.py" docs "$root"
+	python3 -B "$report/report.py" docs "$root"
 	python3 "$root/bench/sim/scale.py" --docs || bad=1
 	td_say "made of it: docs/benchmarks.md, the figures of README.md, the tables of docs/scale.md"
 fi
