@@ -323,11 +323,9 @@ static uint64_t bytes_left(struct td_space *space)
 	       atomic_load_explicit(&space->bytes_unmapped, memory_order_relaxed);
 }
 
-/* True: that was the last user, and the work is ready to be run. */
-TDI_HOT static bool put_user(struct td_space *space)
+/* The last user has left: from here on the work is ready to be run. */
+TDI_HOT static void end_users(struct td_space *space)
 {
-	if (!tdi_ref_put(&space->users, "space", space->name, "users"))
-		return false;
 	tdi_lazy_close(&space->lazy);
 	space->put_ns = tdi_sys_now_ns();
 	space->work.cost = bytes_left(space);
@@ -337,6 +335,13 @@ TDI_HOT static bool put_user(struct td_space *space)
 		tdi_space_detach(space);
 	tdi_trace_gone(space, space->name, space->work.cost);
 	tdi_events_raise(&space->events, TD_EVENT_GONE);
+}
+
+static bool put_user(struct td_space *space)
+{
+	if (!tdi_ref_put(&space->users, "space", space->name, "users"))
+		return false;
+	end_users(space);
 	return true;
 }
 
@@ -362,8 +367,9 @@ TDI_HOT void tdi_space_queue(struct td_space *space)
 /*
  * Where a put may be refused, room for what may be the last one is taken before it, since
  * there is no way back after it. Others may still have added memory, or a user.
+ * (noinline, here and below: every put would save registers for it.)
  */
-static int put_or_refuse(struct td_space *space)
+__attribute__((noinline)) static int put_or_refuse(struct td_space *space)
 {
 	struct td_engine *engine = space->engine;
 	uint64_t room, cost;
@@ -401,23 +407,12 @@ static int put_or_refuse(struct td_space *space)
 	return 0;
 }
 
-TDI_HOT int td_space_put(td_space *space)
+TDI_HOT __attribute__((noinline)) static int put_last(struct td_space *space)
 {
 	bool attached;
-	int err;
 
-	if (!space)
-		return 0;
-	err = tdi_space_check(space);
-	if (tdi_unlikely(err))
-		return err;
-	/* Relaxed: see tdi_space_hand_over. */
-	attached = atomic_load_explicit(&space->attached, memory_order_relaxed) != NULL;
-	if (tdi_unlikely(!attached && tdi_budget_refuses(space->engine)))
-		return put_or_refuse(space);
-	if (!put_user(space))
-		return 0;
-	/* It may have come, or gone, since. */
+	end_users(space);
+	/* It may have come, or gone, since td_space_put looked. */
 	attached = atomic_load_explicit(&space->attached, memory_order_relaxed) != NULL;
 	if (tdi_likely(!attached))
 		tdi_space_queue(space);
@@ -426,36 +421,20 @@ TDI_HOT int td_space_put(td_space *space)
 	return 0;
 }
 
-/* How long to wait for a reaper that has a part of the space in hand, and how often to
- * look whether there is something to lend a hand with. */
-#define PARTS_WAIT_NS 1000000000u
-#define PARTS_LOOK_NS 1000000u
-
-/* Ranges that left before are with the reapers, who may want help: with these only, since
- * others' callbacks are not to run in one who frees his own. */
-static int finish_parts(struct td_space *space)
+TDI_HOT int td_space_put(td_space *space)
 {
-	uint64_t now = tdi_sys_now_ns(), until = now + PARTS_WAIT_NS;
+	int err = tdi_space_check(space);
+	bool attached;
 
-	while (!tdi_events_happened(&space->events, TD_EVENT_RECLAIMED)) {
-		if (now >= until || tdi_engine_is_reaper(space->engine))
-			return -EINPROGRESS;
-		if (tdi_space_help_parts(space)) {
-			until = tdi_sys_now_ns() + PARTS_WAIT_NS;
-			continue;
-		}
-		(void)tdi_events_wait(&space->events, TD_EVENT_RECLAIMED,
-				      now + PARTS_LOOK_NS);
-		now = tdi_sys_now_ns();
-	}
+	if (tdi_unlikely(err))
+		return space ? err : 0;
+	/* Relaxed: see tdi_space_hand_over. */
+	attached = atomic_load_explicit(&space->attached, memory_order_relaxed) != NULL;
+	if (tdi_unlikely(!attached && tdi_budget_refuses(space->engine)))
+		return put_or_refuse(space);
+	if (tdi_unlikely(tdi_ref_put(&space->users, "space", space->name, "users")))
+		return put_last(space);
 	return 0;
-}
-
-int tdi_space_tear_down(struct td_space *space, enum tdi_role role)
-{
-	int err = tdi_engine_run_begun(space->engine, &space->work, role);
-
-	return err ? err : finish_parts(space);
 }
 
 int td_space_put_sync(td_space *space)

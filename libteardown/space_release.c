@@ -267,3 +267,37 @@ int td_space_release(td_space *space, unsigned flags)
 	(void)td_space_drop(space);
 	return err;
 }
+
+/* ---- by the last user himself, or by one who is attached ---- */
+
+/* How long to wait for a reaper that has a part of the space in hand, and how often to
+ * look whether there is something to lend a hand with. */
+#define PARTS_WAIT_NS 1000000000u
+#define PARTS_LOOK_NS 1000000u
+
+/* Ranges that left before are with the reapers, who may want help: with these only, since
+ * others' callbacks are not to run in one who frees his own. */
+static int finish_parts(struct td_space *space)
+{
+	uint64_t now = tdi_sys_now_ns(), until = now + PARTS_WAIT_NS;
+
+	while (!tdi_events_happened(&space->events, TD_EVENT_RECLAIMED)) {
+		if (now >= until || tdi_engine_is_reaper(space->engine))
+			return -EINPROGRESS;
+		if (tdi_space_help_parts(space)) {
+			until = tdi_sys_now_ns() + PARTS_WAIT_NS;
+			continue;
+		}
+		(void)tdi_events_wait(&space->events, TD_EVENT_RECLAIMED,
+				      now + PARTS_LOOK_NS);
+		now = tdi_sys_now_ns();
+	}
+	return 0;
+}
+
+int tdi_space_tear_down(struct td_space *space, enum tdi_role role)
+{
+	int err = tdi_engine_run_begun(space->engine, &space->work, role);
+
+	return err ? err : finish_parts(space);
+}

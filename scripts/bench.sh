@@ -11,26 +11,28 @@ root=$(dirname "$here")
 
 # NAME|QUICK ARGUMENTS|SECONDS|FULL ARGUMENTS|SECONDS: what is run, in this order, and how
 # long it takes on a machine of 2 cores. A size that does not fit is halved until it does.
+# What follows a dot tells two runs of a scenario apart; no seconds: it is left out.
 scenarios='
-limits    |--size 1G --repeat 3                |5 |--repeat 5                     |15
-put       |--size 2G --repeat 3                |15|--repeat 5                     |80
-sizes     |--size 1G --repeat 3                |25|--repeat 3                     |150
-reclaim   |--size 1G --repeat 3                |10|--repeat 5                     |50
-unmap     |--size 512M --repeat 2              |25|--repeat 3                     |180
-threshold |--size 16M --repeat 2               |10|--size 256M --repeat 3         |50
-stall     |--size 1G --repeat 2                |20|--repeat 2                     |150
-slices    |--size 512M --repeat 1              |20|--size 2G --repeat 2           |120
-lookup    |--size 16M --repeat 3               |5 |--repeat 5                     |20
-batch     |--objects 200000 --repeat 2         |20|--objects 1000000 --repeat 3   |120
-refs      |--repeat 2                          |15|--repeat 5                     |40
-small     |--size 2G --repeat 2                |10|--repeat 3                     |60
-budget    |--size 64M --repeat 1               |25|--repeat 3                     |120
-foreground|--size 64M --repeat 1               |20|--size 128M --repeat 3         |90
-allocator |--size 512M --repeat 2              |15|--repeat 3                     |60
-kill      |--size 1G --repeat 3                |15|--size 8G --repeat 3           |90
-exit      |--size 1G --repeat 1 --only anon4k,plain,qemu_design,td|20|--repeat 3  |240
-demo      |--size 1G                           |10|--size 4G                      |30
-count     |                                    |5 |                               |5
+limits    |--size 1G --repeat 2                     |4 |--repeat 3                    |20
+put       |--size 1G --repeat 3                     |6 |--repeat 3                    |65
+sizes     |--size 1G --repeat 2                     |15|--repeat 3                    |110
+reclaim   |--size 1G --repeat 2                     |8 |--repeat 3                    |45
+unmap     |--size 256M --repeat 2                   |12|--repeat 3 --only anon4k,thp,hugetlb,memfd,shared_anon,file,locked|170
+threshold |--size 16M --repeat 2                    |3 |--repeat 3                    |25
+stall     |--size 1G --repeat 2                     |10|--repeat 3                    |100
+slices    |--size 512M --repeat 1 --only anon4k     |6 |--repeat 2                    |55
+lookup    |--repeat 3                               |5 |--repeat 9                    |12
+batch     |--objects 200000 --repeat 2              |12|--objects 1000000 --repeat 3  |60
+refs      |--repeat 3                               |7 |--repeat 9                    |20
+small     |--size 1G --repeat 2                     |5 |--size 16G --repeat 2         |60
+budget    |--size 64M --repeat 1                    |14|--repeat 3                    |35
+foreground|--size 64M --repeat 1                    |9 |--size 128M --repeat 3        |30
+allocator |--size 256M --repeat 1 --only jemalloc_decay_1s,jemalloc_decay_0,jemalloc_purge,jemalloc_destroy,td_hooks_free,td_hooks_destroy,mimalloc_collect|20|--repeat 2|130
+kill      |--size 1G --repeat 2                     |6 |--size 8G --repeat 3          |60
+exit      |--size 512M --repeat 1 --only anon4k,kill|6 |--size 8G --repeat 3 --only anon4k,thp,plain,qemu_design,td|130
+exit.small|                                         |  |--size 2G --repeat 2          |70
+demo      |--size 1G                                |5 |--size 4G                     |15
+count     |                                         |5 |                              |5
 '
 
 usage() {
@@ -78,20 +80,22 @@ done
 names=()
 declare -A args seconds
 while IFS='|' read -r name quick_args quick_seconds full_args full_seconds; do
-	[ -n "$name" ] || continue
 	name=${name// /}
-	names+=("$name")
 	if [ "$mode" = quick ]; then
-		args[$name]=$quick_args seconds[$name]=${quick_seconds// /}
-	else
-		args[$name]=$full_args seconds[$name]=${full_seconds// /}
+		full_args=$quick_args full_seconds=$quick_seconds
 	fi
+	full_seconds=${full_seconds// /}
+	[ -n "$full_seconds" ] || continue
+	names+=("$name")
+	args[$name]=$full_args seconds[$name]=$full_seconds
 done <<<"$scenarios"
 if [ -n "$only" ]; then
 	chosen=()
 	for name in ${only//,/ }; do
 		[ -n "${seconds[$name]-}" ] || usage_error "no scenario: '$name'"
-		chosen+=("$name")
+		for other in "${names[@]}"; do
+			[ "${other%.*}" != "$name" ] || chosen+=("$other")
+		done
 	done
 	[ "${#chosen[@]}" -gt 0 ] || usage_error "--only names no scenario"
 	names=("${chosen[@]}")
@@ -211,7 +215,7 @@ if ! ours "$build_dir"; then
 	build_dir=$tmp/build
 fi
 mkdir -p "$build_dir"
-exec {lock}>"$build_dir/.lock"
+exec {lock}<"$build_dir" # a file in it would go with a build that is begun afresh
 flock -n "$lock" || td_die "another bench.sh is at work in $build_dir"
 td_say "building into ${build_dir#"$root/"}"
 build "$build_dir" >"$tmp/build.log" 2>&1 || {
@@ -292,7 +296,7 @@ left() {
 
 # start: runs the scenario with "${given[@]}" as a group of processes of its own
 start() {
-	local program=("$build_dir/bench/td-bench" "$name")
+	local program=("$build_dir/bench/td-bench" "${name%.*}")
 	case $name in
 	demo) program=("$build_dir/examples/arena") ;;
 	count) program=(python3 "$root/bench/count/count.py" --print
@@ -398,15 +402,16 @@ if python3 "$root/bench/sim/check.py" "$out/results.txt" >"$tmp/sim" 2>"$tmp/err
 else
 	td_say "nothing was simulated: $(tail -n 1 "$tmp/error")"
 fi
-python3 "$report/plots.py" "$out/results.txt" "$out/plots" || bad=1
-python3 "$report/report.py" report "$out/results.txt" "$out/plots" >"$tmp/report.md"
+python3 -B "$report/plots.py" "$out/results.txt" "$out/plots" || bad=1
+python3 -B "$report/report.py" report "$out/results.txt" "$out/plots" >"$tmp/report.md"
 mv -- "$tmp/report.md" "$out/report.md"
 if [ -n "$docs" ]; then
 	mkdir -p "$root/docs/benchmarks"
 	rm -f -- "$root"/docs/benchmarks/*.svg
 	cp -- "$out/results.txt" "$out"/plots/*.svg "$root/docs/benchmarks/"
-	python3 "$report/report.py" docs "$root"
-	td_say "made of it: docs/benchmarks.md, the figures of README.md"
+	python3 -B "$report/report.py" docs "$root"
+	python3 "$root/bench/sim/scale.py" --docs || bad=1
+	td_say "made of it: docs/benchmarks.md, the figures of README.md, the tables of docs/scale.md"
 fi
 [ "${#missing[@]}" -eq 0 ] || td_say "left out, for want of packages: ${missing[*]}"
 td_say "the report is $out/report.md"

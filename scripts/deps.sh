@@ -81,9 +81,10 @@ TD_MAN_PACKAGES=(groff-base)
 # It counts instructions of the hot paths; nothing else needs it.
 # shellcheck disable=SC2034
 TD_COUNT_PACKAGES=(valgrind)
-# One of td-bench's peers is built where this is there; nothing else needs it.
+# What td-bench compares the library with; each can be done without, and nothing else
+# needs them.
 # shellcheck disable=SC2034
-TD_BENCH_PACKAGES=(libck-dev)
+TD_BENCH_PACKAGES=(libck-dev libjemalloc-dev libjemalloc2 libmimalloc2.0 qemu-system-x86)
 # The plots of scripts/bench.sh; without it there is a report without them.
 # shellcheck disable=SC2034
 TD_PLOT_PACKAGES=(gnuplot-nox)

@@ -234,16 +234,18 @@ export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 	export LSAN_OPTIONS=suppressions=$root/tests/lsan.supp
 
 wrapper=()
-one plain -- --buildtype=debugoptimized -Dexamples=true -Dbench=true -Dwerror=true
+# -g1: for the lines in a report; what else a debugger wants takes a fifth of the time.
+one plain -- --buildtype=debugoptimized -Dc_args="${CFLAGS-} -g1" -Dexamples=true \
+	-Dbench=true -Dwerror=true
 # -O1 compiles sooner; with it gcc 12's UBSan takes addresses of thread-local storage for
 # null. ASan tells of what is.
 one asan --no-suite outside -- -Dbuildtype=debugoptimized -Doptimization=1 \
-	-Dc_args=-fno-sanitize=null \
+	-Dc_args="-g1 -fno-sanitize=null" \
 	-Dexamples=false -Dbench=false -Db_sanitize=address,undefined -Db_lundef=false
 tsan_runs || wrapper=(setarch -R)
 if tsan_runs; then
 	one tsan --no-suite outside -- -Dbuildtype=debugoptimized -Doptimization=1 \
-		-Dexamples=false -Dbench=false -Db_sanitize=thread -Db_lundef=false
+		-Dc_args="${CFLAGS-} -g1" -Dexamples=false -Dbench=false -Db_sanitize=thread -Db_lundef=false
 else
 	skipped=$((skipped + 1))
 	skip_reasons+="  tsan: $(head -n 1 "$out/probe.log")"$'\n'

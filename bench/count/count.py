@@ -28,6 +28,7 @@ import tempfile
 BUILD = ('compiler', 'arch', 'options')
 RULE = fractions.Fraction(10, 100)
 SKIP = 77
+excused = set()  # paths that the program says cannot be had here
 
 
 class Failure(Exception):
@@ -101,6 +102,7 @@ def count(program):
         words = line.split()
         if words[0] == 'without':
             print('# ' + line)
+            excused.update(line.partition(':')[0].split()[1:])
         elif words[0] == 'calls':
             name = words[1]
             if name not in totals:
@@ -159,12 +161,9 @@ def breaches(figures, of_build):
             found.append('%s: %s instructions, %+.0f %%: %s' % (
                 name, text_of(value), 100 * change, 'more than the reference, '
                 if change > 0 else 'the reference is not true any more, ') + text_of(before))
+    found.extend('%s: no instructions, and a reference' % name for name in of_build
+                 if name not in own and name not in excused)
     return found
-
-
-def missing(figures, of_build):
-    names = {name for name, _, _ in figures}
-    return [name for name in of_build if name not in names]
 
 
 def main():
@@ -195,8 +194,6 @@ def main():
             print(' '.join(['bench=count', 'subject=' + name,
                             'instructions=' + text_of(value), before, build]).replace('  ', ' '))
         return 0
-    for name in missing(figures, of_build):
-        print('%s: not counted here' % name)
     found = breaches(figures, of_build)
     print('\n'.join(found) if found else
           '%d paths, each within 10 %% of its reference for %s' % (len(of_build), build))

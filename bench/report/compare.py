@@ -10,7 +10,7 @@ import dataclasses
 import statistics
 
 from results import number
-from text import figure, key, name, plural, unit_of
+from text import digits, figure, key, name, plural, unit_of
 
 _CASE = ('kind', 'size', 'end', 'threads', 'order', 'regions', 'readers', 'loops', 'host')
 _HELD = (('caller_us', 'less', 'the caller is held'),)
@@ -163,7 +163,7 @@ def worst_of_each(better):
 def row(one):
     """The cells of one line: what, where, the peer, its figure, ours, how much."""
     theirs, mine = one.figures()
-    factor = 'none against some' if one.factor == float('inf') else f'{one.factor:.3g}'
+    factor = 'none against some' if one.factor == float('inf') else digits(one.factor)
     return (one.words, one.case_words(), name(one.peer, one.bench), theirs,
             name(one.ours, one.bench), mine,
             factor + (' (their ranges overlap)' if one.overlap else ''))

@@ -32,6 +32,7 @@ PEERS = {'munmap': '#c8102e', 'plain': '#c8102e', 'sigkill': '#c8102e', 'call_rc
 # What nobody can beat, or would without freeing anything: grey and dashed.
 LIMITS = {'mremap': '#6b6f73', 'bare_n': '#6b6f73', 'idle': '#6b6f73', 'exchange': '#6b6f73'}
 _MULTIPLOT = 'set multiplot'
+_KEY_BELOW = 'set key bmargin center horizontal maxrows 3 reverse Left'
 _TICKS = {'ns': 1, 'us': 1e3, 'ms': 1e6}
 
 
@@ -97,9 +98,9 @@ def _hold(results):
         return None
     sizes = sorted({x for points in series.values() for x, _ in points})
     tics = ', '.join(f'"{size(x)}" {x:g}' for x in sizes)
-    return ['set logscale xy', 'set xlabel "memory freed"', 'set key left top reverse Left',
+    return ['set logscale xy', 'set xlabel "memory freed"', _KEY_BELOW,
             'set ylabel "caller held"', f'set xtics ({tics}) rotate by 30 right',
-            f'set ytics {_time_ticks("us")}', 'set bmargin 5',
+            f'set ytics {_time_ticks("us")}',
             f'set xrange [{sizes[0] / 1.3:g}:{sizes[-1] * 1.3:g}]'] + _lines(series, _style)
 
 
@@ -116,8 +117,8 @@ def _stall(results):
             series[subject] = points
     if not series:
         return None
-    tics = ', '.join(f'"{100 * p:g} %" {-math.log10(1 - p):g}' for _, p in at)
-    return ['set logscale y', 'set key left top reverse Left', 'set xlabel "of all moments to come at"',
+    tics = ', '.join(f'"{100 * p:g} %%" {-math.log10(1 - p):g}' for _, p in at)
+    return ['set logscale y', _KEY_BELOW, 'set xlabel "of all moments to come at"',
             f'set xtics ({tics}, "worst" 5)', f'set ytics {_time_ticks("us")}',
             'set ylabel "another thread waits at most"',
             'set xrange [0.2:5.2]'] + _lines(series, _style)
@@ -152,7 +153,7 @@ def _refs(results):
     if not series:
         return None
     counts = sorted({x for points in series.values() for x, _ in points})
-    return ['set logscale xy', 'set xlabel "threads"', 'set key bmargin center horizontal maxrows 2 reverse Left',
+    return ['set logscale xy', 'set xlabel "threads"', _KEY_BELOW,
             'set ylabel "taken and given back, ns"', f'set xtics ({_bare(counts)})',
             'set ytics (1, 2, 5, 10, 20, 50, 100, 200, 500)', 'set yrange [1:*]',
             f'set xrange [0.9:{counts[-1] * 1.1:g}]'] + _lines(series, _style)
@@ -334,8 +335,11 @@ def _simulated(results):
         blocks.append(f'$s{at} << EOD\n{rows}\nEOD')
         plots.append(f'$s{at} with points pt 7 ps 0.8 lc rgb "#0057b8" notitle')
     tics = ', '.join(f'{_quote(check)} {at + 0.25:g}' for at, check in enumerate(series))
+    ratios = [ratio for points in series.values() for _, ratio in points] + [0.5, 2]
     return ['set logscale y', 'set ylabel "simulated / measured"', f'set xtics ({tics})',
-            'set ytics (0.25, 0.5, 0.8, 1, 1.25, 2, 4)', 'set yrange [0.2:5]',
+            'set ytics (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10, 20, 50, 100)',
+            f'set yrange [{min(ratios) * 0.8:g}:{max(ratios) * 1.25:g}]',
+            'set xlabel "scenario: a point is a figure that it was not calibrated with"',
             f'set xrange [-0.5:{len(series)}]'] + blocks + [
                 'plot 1 lc rgb "#6b6f73" dt 2 lw 2 notitle, ' + ', '.join(plots)]
 

@@ -195,6 +195,8 @@ def parse(lines, name='results'):
             values = dict(_tokens(text, where), run=run)
             if values.get('status') not in ('ok', 'failed', 'missing', 'interrupted'):
                 raise Malformed(f'{where}: no status of a scenario')
+            # Two runs of a scenario with other sizes: "exit", "exit.small".
+            values['scenario'] = values['scenario'].split('.')[0]
             results.scenarios.append(values)
             for peer in peers:
                 results.peers.setdefault(values['scenario'], {}).setdefault(peer['peer'], peer)

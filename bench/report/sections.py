@@ -5,45 +5,41 @@ import dataclasses
 from results import KEYS, NOTES, number
 
 
-def basic(results, subject, **match):
-    """The figure of a line of the scenario limits, with its field, or None."""
-    for line in results.pick('limits', subject=subject, **match):
-        for field in line:
-            if field in KEYS + NOTES + ('run',) or field.endswith(('_min', '_max')):
-                continue
-            if number(line[field]) is not None:
-                return field, results.median('limits', field, subject=subject, **match)
+def basic(results, subject):
+    """The figure of the first line of the scenario limits that is about this, or None."""
+    lines = results.pick('limits', subject=subject)
+    for field in lines[0] if lines else ():
+        if field in KEYS + NOTES + ('run',) or number(lines[0][field]) is None:
+            continue
+        same = {item: lines[0][item] for item in KEYS[1:] if item in lines[0]}
+        return results.median('limits', field, **same)
     return None
 
 
 def madvise_speed(results):
-    """The most GiB/s that any number of bare threads reach."""
-    found = [basic(results, subject) for subject in results.distinct('limits', 'subject')
-             if subject.startswith('madvise_')]
-    found = [got[1] for got in found if got]
-    found += [results.median('reclaim', 'gib_per_s', subject=subject)
-              for subject in results.distinct('reclaim', 'subject')
-              if subject.startswith('bare_')]
-    return max(found) if found else None
-
-
-def _only(value):
-    return value[1] if value else None
+    """The most GiB/s that any number of bare threads reach, of 4 KiB pages."""
+    lines = [line for line in results.pick('limits', kind='anon4k')
+             if line['subject'].startswith('madvise_')]
+    lines += [line for line in results.pick('reclaim', kind='anon4k')
+              if line['subject'].startswith('bare_')]
+    return max((number(line.get('gib_per_s')) or 0 for line in lines), default=None)
 
 
 def _wake(results, _line):
-    return _only(basic(results, 'wake'))
+    return basic(results, 'wake')
 
 
 def _mremap(results, _line):
-    return _only(basic(results, 'mremap'))
+    return basic(results, 'mremap')
 
 
 def _store(results, _line):
-    return _only(basic(results, 'store'))
+    return basic(results, 'store')
 
 
-def _mremap_of_size(results, line):
+def _of_size(results, line):
+    if line['subject'] == 'td_space_put':
+        return basic(results, 'wake')
     return results.median('sizes', 'caller_us', subject='mremap', size=line['size'])
 
 
@@ -96,9 +92,10 @@ SECTIONS = (
             ('caller_us', _wake, 'the wake of a sleeping thread')),
     Section('sizes', 'From 64 KiB to 16 GiB',
             'The same for each way and size. td_munmap has its default threshold: below 64 '
-            'MiB it is munmap. The limit is one bare mremap into a reservation.',
+            'MiB it is munmap. The limit is one bare mremap into a reservation; of a put, which '
+            'moves nothing, it is the wake of a sleeping thread.',
             ('size', 'subject'), (_HELD, _BACK),
-            ('caller_us', _mremap_of_size, 'one bare mremap')),
+            ('caller_us', _of_size, "one bare mremap; a put's: a wake")),
     Section('reclaim', 'How fast memory comes back',
             'munmap in its caller, reapers, and as the limit as many bare threads that only '
             'call MADV_DONTNEED.', ('subject', 'size'), (('gib_per_s', 'speed'),),

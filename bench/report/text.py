@@ -80,6 +80,8 @@ def figure(value, unit):
         for name, scale in reversed(_TIMES):
             if abs(nanoseconds) >= scale or name == 'ns':
                 return f'{digits(nanoseconds / scale)} {"µs" if name == "us" else name}'
+    if not unit and value == int(value):
+        return f'{value:,.0f}'
     if unit == 'bytes' and value >= 1024:
         return size(value)
     return f'{digits(value)} {unit}'.rstrip()
