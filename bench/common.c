@@ -162,6 +162,14 @@ void bench_drain(td_engine *engine)
 	bench_must(td_engine_drain(engine, TD_FOREVER), "td_engine_drain");
 }
 
+uint64_t bench_reclaimed(td_engine *engine)
+{
+	struct td_engine_stats stats;
+
+	bench_must(td_engine_stats(engine, &stats), "td_engine_stats");
+	return stats.bytes_reclaimed - stats.bytes_in_caller;
+}
+
 /* ---- the thread that frees ---- */
 
 struct bench_freer {

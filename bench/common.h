@@ -109,6 +109,7 @@ uint64_t bench_await(td_space *space);
 td_engine *bench_engine(unsigned reapers);
 void bench_engine_done(td_engine *engine);
 void bench_drain(td_engine *engine);
+uint64_t bench_reclaimed(td_engine *engine); /* bytes, by its reapers, so far */
 
 /* What MemAvailable says, or less where a cgroup of ours or one above it has less. */
 uint64_t bench_available(void);

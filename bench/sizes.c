@@ -2,8 +2,9 @@
 /*
  * How long giving memory back holds its caller, against its size: from what a program
  * frees all the time to what a virtual machine has. Small sizes are freed many times in a
- * sample, one after the other: each is over before the next. The bare mremap gives
- * nothing back: it is what any way to move memory out of sight cannot go below.
+ * sample, one after the other: each is over before the next, and whoever frees for the
+ * caller is asleep again. The bare mremap gives nothing back: it is what any way to move
+ * memory out of sight cannot go below.
  */
 #include "pieces.h"
 
@@ -15,7 +16,8 @@
 #define LARGE (4 * BENCH_GIB) /* from here on few rounds, each seconds long */
 #define LARGEST (16 * BENCH_GIB)
 
-enum { CALLER_US, RECLAIM_MS };
+/* HANDED: how much of it the engine says that it has reclaimed, in percent. */
+enum { CALLER_US, RECLAIM_MS, HANDED };
 enum { MUNMAP, THREAD, CHUNKS, TD_MUNMAP, TD_REGION, TD_SPACE_PUT, MREMAP, NR_SUBJECTS };
 
 /* What a sample frees. */
@@ -194,6 +196,16 @@ static const struct way ways[NR_SUBJECTS] = {
 
 /* ---- measuring ---- */
 
+/*
+ * Whoever frees is to be asleep: waking it is a part of the price. Right after the last
+ * of its work it may be awake still, or have been pushed aside before it could sleep, as
+ * it happens; then it costs a tenth. All ways pause alike.
+ */
+static void fall_asleep(useconds_t us)
+{
+	bench_must(usleep(us) ? -errno : 0, "usleep");
+}
+
 /* See put.c and unmap.c: one that is as big, but hardly filled, goes the same way. */
 static void warm_up(const struct bench_subject *subject, size_t size)
 {
@@ -205,26 +217,32 @@ static void warm_up(const struct bench_subject *subject, size_t size)
 	way->give(subject, &job, 0);
 	way->await(subject, &job, 0);
 	way->done(subject, &job);
-	bench_must(usleep(10000) ? -errno : 0, "usleep");
+	fall_asleep(10000);
 }
 
 static void sample(const struct bench_subject *self, size_t size, double *values)
 {
 	const struct way *way = self->arg;
 	unsigned nr = bench_pieces_for(size);
-	uint64_t held_ns = 0, back_ns = 0;
+	uint64_t held_ns = 0, back_ns = 0, before;
 	static struct job job;
 
 	way->make(self, size, nr, true, &job);
 	warm_up(self, size);
+	before = bench_reclaimed(self->engine);
 	for (unsigned i = 0; i < nr; i++) {
-		uint64_t began = bench_now_ns();
+		uint64_t began;
 
+		if (i > 0)
+			fall_asleep(100);
+		began = bench_now_ns();
 		way->give(self, &job, i);
 		held_ns += bench_now_ns() - began;
 		way->await(self, &job, i);
 		back_ns += bench_now_ns() - began;
 	}
+	values[HANDED] = (double)(bench_reclaimed(self->engine) - before) * 100 /
+			 ((double)size * nr);
 	way->done(self, &job);
 	values[CALLER_US] = (double)held_ns / 1e3 / nr;
 	values[RECLAIM_MS] = (double)back_ns / 1e6 / nr;
@@ -238,6 +256,10 @@ static void print_subject(const struct bench_subject *subject, size_t size)
 	bench_print_range("caller_us", subject, CALLER_US);
 	if (subject->arg != &ways[MREMAP])
 		printf(" reclaim_ms=%.4f", bench_median(subject, RECLAIM_MS));
+	if (subject->arg >= (const void *)&ways[TD_MUNMAP] &&
+	    subject->arg < (const void *)&ways[MREMAP])
+		printf(" handed_percent=%.0f",
+		       bench_summarize(&subject->series[HANDED]).min);
 	printf(" calls=%u repeat=%u\n", bench_pieces_for(size),
 	       subject->series[CALLER_US].n);
 }
@@ -312,7 +334,8 @@ static void run(const struct bench_opts *opts)
 	struct bench_freer *freer = bench_freer_start();
 
 	puts("# caller_us: how long each call held its caller; reclaim_ms: until the "
-	     "memory was back\n"
+	     "memory was back; handed_percent: of it, in\n"
+	     "# the worst round, what the caller left to the reapers\n"
 	     "# chunks: MADV_DONTNEED of 4 MiB at a time, then munmap, by the caller; "
 	     "mremap: one bare call, to a\n"
 	     "# place reserved beforehand; td_munmap, td_region: below 64 MiB they are "
