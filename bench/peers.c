@@ -46,6 +46,8 @@ static const struct peer {
 	 "it takes whatever is handed to it"},
 	{" unmap sizes stall ", "chunks", kernel_version,
 	 "madvise(MADV_DONTNEED) of 4 MiB at a time, then munmap(2), by the caller"},
+	{" stall ", "thread_chunks", kernel_version,
+	 "as chunks, by the thread that sleeps on a semaphore"},
 	{" reclaim ", "bare", kernel_version,
 	 "threads that were there before take 16 MiB at a time for "
 	 "madvise(MADV_DONTNEED), then munmap(2); no queue, no pacing"},

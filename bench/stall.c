@@ -26,11 +26,21 @@ enum {
 	WAIT_P99_US,
 	WAIT_P999_US,
 	WAIT_P9999_US,
+	HANDED, /* how much of it the reapers freed, in percent */
 	NR_VALUES
 };
 _Static_assert(NR_VALUES <= BENCH_VALUES_MAX, "no room for the values");
 
-enum { MUNMAP, IDLE, THREAD, CHUNKS, TD_MUNMAP, TD_SPACE_PUT, NR_SUBJECTS };
+enum {
+	MUNMAP,
+	IDLE,
+	THREAD,
+	CHUNKS,
+	THREAD_CHUNKS,
+	TD_MUNMAP,
+	TD_SPACE_PUT,
+	NR_SUBJECTS
+};
 
 /* The points of the curve: all but so many of a million who come wait no longer. */
 static const struct {
@@ -95,6 +105,13 @@ static void free_chunks(const struct bench_subject *subject, void *memory)
 	bench_memory_unmap_chunks(memory);
 }
 
+/* What one does who minds both: the caller goes on, and others wait for a chunk. */
+static void free_thread_chunks(const struct bench_subject *subject, void *memory)
+{
+	bench_freer_hand(subject->freer, bench_memory_unmap_chunks, memory);
+	(void)bench_freer_await(subject->freer);
+}
+
 static void free_td_munmap(const struct bench_subject *subject, void *memory)
 {
 	const struct bench_memory *mapped = memory;
@@ -121,6 +138,7 @@ static const struct way ways[NR_SUBJECTS] = {
 	[IDLE] = {map_plain, free_not, bench_memory_unmap},
 	[THREAD] = {map_plain, free_thread, NULL},
 	[CHUNKS] = {map_plain, free_chunks, NULL},
+	[THREAD_CHUNKS] = {map_plain, free_thread_chunks, NULL},
 	[TD_MUNMAP] = {map_plain, free_td_munmap, NULL},
 	[TD_SPACE_PUT] = {map_space, free_td_space, NULL},
 };
@@ -130,7 +148,7 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 	static struct bench_prober prober;
 	const struct way *way = self->arg;
 	void *memory = way->map(self, size);
-	uint64_t began, ended, stolen;
+	uint64_t began, ended, stolen, before = bench_reclaimed(self->engine);
 
 	bench_prober_start(&prober);
 	stolen = bench_stolen_ms();
@@ -140,6 +158,8 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 	ended = bench_now_ns();
 	bench_prober_stop(&prober, ended);
 	values[STEAL_MS] = (double)(bench_stolen_ms() - stolen);
+	values[HANDED] =
+		(double)(bench_reclaimed(self->engine) - before) * 100 / (double)size;
 	if (way->after)
 		way->after(memory);
 	values[PROBES_PER_S] =
@@ -168,10 +188,13 @@ static void print_subject(const struct bench_subject *subject, size_t size)
 	       bench_median(subject, PROBES_PER_S), bench_median(subject, P50_US),
 	       bench_median(subject, P99_US), bench_median(subject, P999_US));
 	bench_print_range("worst_us", subject, WORST_US);
-	printf(" worst_at_percent=%.0f freed_ms=%.2f steal_ms=%.0f steal_ms_max=%.0f "
-	       "repeat=%u\n",
+	printf(" worst_at_percent=%.0f freed_ms=%.2f steal_ms=%.0f steal_ms_max=%.0f",
 	       bench_median(subject, WORST_AT), bench_median(subject, FREED_MS),
-	       steal.median, steal.max, subject->series[WORST_US].n);
+	       steal.median, steal.max);
+	if (subject->arg == &ways[TD_MUNMAP] || subject->arg == &ways[TD_SPACE_PUT])
+		printf(" handed_percent=%.0f",
+		       bench_summarize(&subject->series[HANDED]).min);
+	printf(" repeat=%u\n", subject->series[WORST_US].n);
 }
 
 static void print_curve(const struct bench_subject *subject, size_t size)
@@ -196,6 +219,7 @@ static void run(const struct bench_opts *opts)
 		[IDLE] = {.name = "idle", .sample = sample},
 		[THREAD] = {.name = "thread", .sample = sample},
 		[CHUNKS] = {.name = "chunks", .sample = sample},
+		[THREAD_CHUNKS] = {.name = "thread_chunks", .sample = sample},
 		[TD_MUNMAP] = {.name = "td_munmap", .sample = sample},
 		[TD_SPACE_PUT] = {.name = "td_space_put", .sample = sample},
 	};
@@ -213,7 +237,10 @@ static void run(const struct bench_opts *opts)
 	     "given back: percentiles\n"
 	     "# of the time, not of the probes, of which a long stall is but one. "
 	     "chunks: MADV_DONTNEED of\n"
-	     "# 4 MiB at a time, then munmap");
+	     "# 4 MiB at a time, then munmap; thread_chunks: the same by a thread. "
+	     "worst_us: the median of each\n"
+	     "# round's worst, worst_us_max the worst of all; handed_percent: what the "
+	     "reapers freed, in the worst round");
 	for (unsigned i = 0; i < NR_SUBJECTS; i++) {
 		subjects[i].engine = engine;
 		subjects[i].freer = freer;
