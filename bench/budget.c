@@ -93,6 +93,7 @@ static struct {
 static void *free_handed(void *arg)
 {
 	(void)arg;
+	bench_thread_batch();
 	for (;;) {
 		struct handed *handed;
 

@@ -180,6 +180,14 @@ struct bench_freer {
 	uint64_t ended;
 };
 
+void bench_thread_batch(void)
+{
+	const struct sched_param none = {0};
+
+	bench_must(-pthread_setschedparam(pthread_self(), SCHED_BATCH, &none),
+		   "SCHED_BATCH");
+}
+
 static void freer_wait(sem_t *sem)
 {
 	while (sem_wait(sem))
@@ -190,6 +198,7 @@ static void *freer_thread(void *arg)
 {
 	struct bench_freer *freer = arg;
 
+	bench_thread_batch();
 	for (;;) {
 		freer_wait(&freer->work);
 		if (!freer->free)

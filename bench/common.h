@@ -127,7 +127,8 @@ size_t bench_fitting(const char *scenario, size_t size, const struct bench_opts 
 
 /*
  * It exists beforehand and sleeps on a semaphore, so that the caller pays for a futex
- * wake and no more: the strongest of its kind.
+ * wake and no more; and is SCHED_BATCH, as reapers are by default, or it would preempt
+ * who wakes it, who then waits for all of the munmap: the strongest of its kind.
  */
 struct bench_freer;
 struct bench_freer *bench_freer_start(void);
@@ -135,6 +136,9 @@ struct bench_freer *bench_freer_start(void);
 void bench_freer_hand(struct bench_freer *freer, void (*free)(void *arg), void *arg);
 uint64_t bench_freer_await(struct bench_freer *freer); /* the clock when it was done */
 void bench_freer_stop(struct bench_freer *freer);
+
+/* The calling thread preempts nobody from here on by being woken. */
+void bench_thread_batch(void);
 
 /* ---- text ---- */
 

@@ -40,14 +40,15 @@ static const struct peer {
 	{" put reclaim unmap sizes threshold stall budget ", "munmap", kernel_version,
 	 "one munmap(2) of the whole range, by the caller"},
 	{" unmap sizes stall foreground small ", "thread", kernel_version,
-	 "munmap(2) by a thread that was there before and sleeps on a semaphore"},
+	 "munmap(2) by a thread that was there before, sleeps on a semaphore, and is "
+	 "SCHED_BATCH: it does not preempt who wakes it"},
 	{" budget ", "thread", kernel_version,
-	 "munmap(2) by one thread for all loops, which sleeps on a condition variable; "
+	 "munmap(2) by one thread for all loops, which sleeps on a condition variable "
+	 "and is SCHED_BATCH; "
 	 "it takes whatever is handed to it"},
 	{" unmap sizes stall ", "chunks", kernel_version,
 	 "madvise(MADV_DONTNEED) of 4 MiB at a time, then munmap(2), by the caller"},
-	{" stall ", "thread_chunks", kernel_version,
-	 "as chunks, by the thread that sleeps on a semaphore"},
+	{" stall ", "thread_chunks", kernel_version, "as chunks, but by that thread"},
 	{" reclaim ", "bare", kernel_version,
 	 "threads that were there before take 16 MiB at a time for "
 	 "madvise(MADV_DONTNEED), then munmap(2); no queue, no pacing"},
