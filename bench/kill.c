@@ -3,7 +3,7 @@
  * How soon the memory of a process that is killed is back: its pidfd says so, as it ends
  * when its memory is freed. The caller's CPU time is what it spends on helping.
  */
-#include "common.h"
+#include "kinds.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -135,8 +135,10 @@ static void sample(const struct bench_subject *self, size_t size, double *values
 	close(victim.pidfd);
 }
 
-static void run_kind(const char *kind, int advice, size_t size, unsigned repeat)
+static void run_kind(const struct bench_kind *of, size_t size, unsigned repeat)
 {
+	const char *kind = of->name, *why = bench_kind_prepare(of, &size);
+	int advice = of->advice;
 	const struct way ways[NR_SUBJECTS] = {
 		{kill_only, advice}, {kill_and_mrelease, advice}, {td_kill, advice}};
 	static struct bench_subject subjects[NR_SUBJECTS] = {
@@ -146,6 +148,10 @@ static void run_kind(const char *kind, int advice, size_t size, unsigned repeat)
 	};
 	double helped;
 
+	if (why) {
+		printf("bench=kill kind=%s skipped reason=\"%s\"\n", kind, why);
+		return;
+	}
 	for (unsigned i = 0; i < NR_SUBJECTS; i++)
 		subjects[i].arg = &ways[i];
 	bench_rounds(subjects, NR_SUBJECTS, size, repeat);
@@ -158,6 +164,7 @@ static void run_kind(const char *kind, int advice, size_t size, unsigned repeat)
 		bench_print_range("caller_cpu_ms", &subjects[i], CALLER_CPU_MS);
 		printf(" helped=%.0f repeat=%u\n", helped, repeat);
 	}
+	bench_kind_done(of);
 	printf("summary bench=kill kind=%s td_over_sigkill=%.2f td_over_mrelease=%.2f\n",
 	       kind,
 	       bench_median(&subjects[TD], RECLAIM_MS) /
@@ -172,14 +179,14 @@ static void run(const struct bench_opts *opts)
 		bench_fitting("kill", opts->size ? opts->size : 4 * BENCH_GIB, opts);
 
 	if (!(td_process_features() & TD_PROCESS_MRELEASE)) {
-		printf("skip bench=kill reason=no-process_mrelease\n");
+		puts("bench=kill skipped reason=\"the kernel has no process_mrelease\"");
 		return;
 	}
 	bench_check_only(opts, (const char *const[]){"anon4k", "thp", NULL});
 	if (bench_chosen(opts, "anon4k"))
-		run_kind("anon4k", MADV_NOHUGEPAGE, size, opts->repeat);
+		run_kind(&bench_kinds[BENCH_ANON4K], size, opts->repeat);
 	if (bench_chosen(opts, "thp"))
-		run_kind("thp", MADV_HUGEPAGE, size, opts->repeat);
+		run_kind(&bench_kinds[BENCH_THP], size, opts->repeat);
 }
 
 const struct bench_scenario bench_kill = {
