@@ -48,15 +48,22 @@ void bench_cgroup_remove(void)
 	group.version = NULL;
 }
 
+/* Whatever is alive in it would keep it, and outlive us. */
+static void leave(void)
+{
+	if (group.owner != getpid())
+		return;
+	if (group.child > 0)
+		kill(group.child, SIGKILL);
+	while (waitpid(-1, NULL, __WALL) > 0) /* also helpers that we adopt */
+		;
+	group.child = 0;
+	bench_cgroup_remove();
+}
+
 static void give_up(int sig)
 {
-	if (group.owner == getpid()) {
-		if (group.child > 0)
-			kill(group.child, SIGKILL);
-		while (waitpid(-1, NULL, __WALL) > 0) /* also helpers that we adopt */
-			;
-		bench_cgroup_remove();
-	}
+	leave();
 	raise(sig); /* with its default action, as soon as this returns */
 }
 
@@ -75,7 +82,7 @@ static void on_signals(void (*handler)(int sig))
 void bench_cgroup_guard(void)
 {
 	group.owner = getpid();
-	bench_must(atexit(bench_cgroup_remove) ? -ENOMEM : 0, "atexit");
+	bench_must(atexit(leave) ? -ENOMEM : 0, "atexit");
 	on_signals(give_up);
 }
 

@@ -9,8 +9,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* From here on, and until _unguard, a signal that ends this program kills the child
- * first, waits for all there are, and removes the cgroup. */
+/* From here on a signal that ends this program (until _unguard), or its exit, kills the
+ * child first, waits for all there are, and removes the cgroup. */
 void bench_cgroup_guard(void);
 void bench_cgroup_unguard(void);
 

@@ -154,6 +154,7 @@ const char *exit_child_start(const struct exit_subject *self,
 		return NULL;
 	exit_close(ret);
 	bench_must(waitpid(ret->pid, NULL, 0) < 0 ? -errno : 0, "waitpid");
+	bench_cgroup_reaped();
 	return strerror(-said.err);
 }
 

@@ -142,6 +142,7 @@ static bool start(const struct bench_kind *kind, size_t size, const char *const 
 	}
 	exit_close(ret);
 	bench_must(waitpid(ret->pid, status, 0) < 0 ? -errno : 0, "waitpid");
+	bench_cgroup_reaped();
 	return false;
 }
 
