@@ -179,7 +179,8 @@ static void run(const struct bench_opts *opts)
 	     "one block each);\n"
 	     "# reclaim_ms: until 98 of 100 bytes are back, by the process's own count; "
 	     "left_percent: that\n"
-	     "# has not come back in 30 s; worst_stall_us: of another thread's mmap, "
+	     "# has not come back in 30 s, of mimalloc at the end of the calls, which is "
+	     "then its reclaim_ms; worst_stall_us: of another thread's mmap, "
 	     "touch, munmap, in a second round");
 	nr = find_subjects(
 		allocator_jemalloc, opts, "jemalloc",
