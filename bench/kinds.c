@@ -308,11 +308,18 @@ void bench_memory_unmap(void *arg)
  */
 #define CHUNK ((size_t)4 << 20)
 
+/* What gives back pages of a kind. Those of shared memory stay after MADV_DONTNEED. */
+static int giving_back(const struct bench_kind *kind)
+{
+	if (kind->region.flags & TD_REGION_LOCKED)
+		return MADV_DONTNEED_LOCKED;
+	return kind->region.kind == TD_KIND_SHARED ? MADV_REMOVE : MADV_DONTNEED;
+}
+
 void bench_memory_unmap_chunks(void *arg)
 {
 	struct bench_memory *memory = arg;
-	int advice = memory->kind->region.flags & TD_REGION_LOCKED ? MADV_DONTNEED_LOCKED
-								   : MADV_DONTNEED;
+	int advice = giving_back(memory->kind);
 
 	/* What is one chunk is better left to munmap at once. */
 	for (size_t at = 0; memory->size > CHUNK && at < memory->size; at += CHUNK) {

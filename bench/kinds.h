@@ -64,8 +64,8 @@ void bench_memory_close(struct bench_memory *memory);
 /* munmap and close. arg: a struct bench_memory, for bench_freer_hand() */
 void bench_memory_unmap(void *arg);
 
-/* The same, but each 4 MiB are given back by MADV_DONTNEED beforehand, so that nobody
- * who maps something meanwhile waits for all of it. */
+/* The same, but each 4 MiB are given back by madvise beforehand, so that nobody who maps
+ * something meanwhile waits for all of it. */
 void bench_memory_unmap_chunks(void *arg);
 
 /* ---- hugepages.c ---- */

@@ -47,7 +47,8 @@ static const struct peer {
 	 "and is SCHED_BATCH; "
 	 "it takes whatever is handed to it"},
 	{" unmap sizes stall ", "chunks", kernel_version,
-	 "madvise(MADV_DONTNEED) of 4 MiB at a time, then munmap(2), by the caller"},
+	 "madvise(MADV_DONTNEED; shared memory: MADV_REMOVE) of 4 MiB at a time, then "
+	 "munmap(2), by the caller"},
 	{" stall ", "thread_chunks", kernel_version, "as chunks, but by that thread"},
 	{" reclaim ", "bare", kernel_version,
 	 "threads that were there before take 16 MiB at a time for "

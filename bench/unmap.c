@@ -231,7 +231,9 @@ static void run(const struct bench_opts *opts)
 	     "library's favour\n"
 	     "# thread: munmap by a thread that waits for it, woken by a semaphore; the "
 	     "range stays in sight meanwhile\n"
-	     "# chunks: MADV_DONTNEED of 4 MiB at a time, then munmap, by the caller");
+	     "# chunks: MADV_DONTNEED (shared memory: MADV_REMOVE) of 4 MiB at a time, "
+	     "then "
+	     "munmap, by the caller");
 	for (unsigned i = 0; i < NR_SUBJECTS; i++) {
 		subjects[i].engine = engine;
 		subjects[i].freer = freer;
