@@ -67,16 +67,17 @@ static void give_up(int sig)
 	raise(sig); /* with its default action, as soon as this returns */
 }
 
+/* SIGPIPE: who reads what we print may have had enough of it. */
 static void on_signals(void (*handler)(int sig))
 {
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE};
+	const size_t nr = sizeof(signals) / sizeof(signals[0]);
 	struct sigaction action = {.sa_handler = handler, .sa_flags = (int)SA_RESETHAND};
 
-	sigaddset(&action.sa_mask, SIGINT);
-	sigaddset(&action.sa_mask, SIGTERM);
-	sigaddset(&action.sa_mask, SIGHUP);
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGHUP, &action, NULL);
+	for (size_t i = 0; i < nr; i++)
+		sigaddset(&action.sa_mask, signals[i]);
+	for (size_t i = 0; i < nr; i++)
+		sigaction(signals[i], &action, NULL);
 }
 
 void bench_cgroup_guard(void)

@@ -53,6 +53,7 @@ static void keep(int read_end, const char *former)
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
+	signal(SIGQUIT, SIG_IGN);
 	while (read(read_end, &c, 1) < 0 && errno == EINTR)
 		;
 	pool = open(pool_path, O_WRONLY | O_CLOEXEC);
