@@ -292,14 +292,18 @@ static void print_subject(const struct bench_subject *subject, size_t size)
 	bench_print_range("gib_per_s", subject, GIB_PER_S);
 	printf(" cpu_ms_per_gib=%.0f worst_hold_us=%.0f worst_hold_us_median=%.0f "
 	       "worst_hold_cpu_us=%.0f peak_pending=%.0f arenas=%.0f at_bound=%.0f "
-	       "in_place=%.0f oom=%.0f cgroup=%s repeat=%u\n",
+	       "in_place=%.0f",
 	       bench_median(subject, CPU_MS),
 	       bench_summarize(&subject->series[WORST_US]).max,
 	       bench_median(subject, WORST_US),
 	       bench_summarize(&subject->series[WORST_CPU_US]).max,
 	       bench_summarize(&subject->series[PEAK]).max, sum(subject, ARENAS),
-	       sum(subject, AT_BOUND), sum(subject, IN_PLACE), sum(subject, OOM),
-	       has_group() ? bench_cgroup_version() : "none", subject->series[OOM].n);
+	       sum(subject, AT_BOUND), sum(subject, IN_PLACE));
+	/* Where nothing limits them, that none was killed says nothing. */
+	if (has_group())
+		printf(" oom=%.0f", sum(subject, OOM));
+	printf(" cgroup=%s repeat=%u\n", has_group() ? bench_cgroup_version() : "none",
+	       subject->series[OOM].n);
 }
 
 static void run_with(unsigned loops, size_t size, const struct bench_opts *opts)
