@@ -339,7 +339,9 @@ static void run(const struct bench_opts *opts)
 	     "# chunks: MADV_DONTNEED of 4 MiB at a time, then munmap, by the caller; "
 	     "mremap: one bare call, to a\n"
 	     "# place reserved beforehand; td_munmap, td_region: below 64 MiB they are "
-	     "munmap, by default");
+	     "munmap, by default\n"
+	     "# whoever frees for the caller is asleep when a call begins; at 4 GiB and "
+	     "more each round counts, 3 at most");
 	for (unsigned i = 0; i < NR_SUBJECTS; i++) {
 		subjects[i].engine = engine;
 		subjects[i].freer = freer;
