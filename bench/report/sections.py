@@ -83,7 +83,7 @@ _BACK = ('reclaim_ms', 'memory back')
 SECTIONS = (
     Section('limits', 'The physical limits',
             'What the machine can do, with nothing of the library: the speed of bare threads '
-            'that only call MADV_DONTNEED, one mremap of 4 GiB, a store, the wake of a thread.',
+            'that only call MADV_DONTNEED, one mremap, a store, the wake of a thread.',
             ('subject', 'threads', 'kind', 'size'), ()),
     Section('put', 'The last put of an arena',
             'How long the caller is held that gives an arena back. *Warm*: another space was '
@@ -132,10 +132,12 @@ SECTIONS = (
              ('syscall_ns', 'its system calls')), ('lookup_ns', _array, 'binary search')),
     Section('batch', 'Objects that readers may still see',
             'Objects of 200 bytes. ck_epoch_call is the call alone, whose callbacks the same '
-            'thread makes later; call_rcu_list hands a chain of a thousand to one call_rcu.',
+            'thread makes later; call_rcu_list hands a chain of a thousand to one call_rcu. The '
+            'longest call: of those that kept their CPU, and of all.',
             ('threads', 'order', 'subject'),
             (('queue_ns', 'queue one, in the cache'), ('queue_cold_ns', 'out of it'),
              ('total_ns', 'until all are freed'), ('max_wait_us', 'longest call'),
+             ('max_wait_preempted_us', 'off the CPU, too'),
              ('grace_periods', 'grace periods'), ('extra_bytes', 'bytes for each'),
              ('peak_bytes', 'most not freed')), ('queue_ns', _store, 'a store')),
     Section('refs', 'References',
@@ -157,8 +159,8 @@ SECTIONS = (
             ('size', 'subject'),
             (('work_percent', 'speed kept'), ('back_ms', 'memory back'),
              ('held_us', 'caller held'))),
-    Section('allocator', 'Allocators', "An arena's destruction, each as its own documentation "
-            'advises, and with the library behind it.', ('kind', 'size', 'subject'),
+    Section('allocator', 'Allocators', "What it takes to be rid of an arena, each as its own "
+            'documentation advises, and with the library behind it.', ('kind', 'size', 'subject'),
             (_HELD, _BACK, ('worst_stall_us', "another thread's worst stall")),
             ('caller_us', _mremap, 'one bare mremap')),
     Section('kill', 'Killing a process', 'Until its memory is back.',
