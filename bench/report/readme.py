@@ -9,6 +9,9 @@ PLOTS = (('hold', 'How long freeing holds its caller'),
 _UNMAPS = ('munmap', 'chunks')
 _DEFERS = ('call_rcu', 'call_rcu_rt', 'defer_rcu', 'call_rcu_list', 'ck_epoch', 'ck_epoch_call')
 
+STALL = ("another thread's worst stall meanwhile", 'stall', 'worst_us', 'less', 'td_munmap',
+         ('munmap', 'thread', 'chunks'), 8 << 30, {})
+
 # What is compared: words, scenario, field, which is better, the library's way, peers (the
 # first is the usual way, shown besides the best), the largest size that is taken (None: no sizes), and what else tells the line.
 ROWS = (
@@ -24,8 +27,7 @@ ROWS = (
      _UNMAPS, 4 << 30, {'kind': 'thp'}),
     ('hugetlb pages: caller held', 'unmap', 'caller_us', 'less', 'td_munmap', _UNMAPS,
      1 << 30, {'kind': 'hugetlb'}),
-    ("another thread's worst stall meanwhile", 'stall', 'worst_us', 'less', 'td_munmap',
-     ('munmap', 'thread', 'chunks'), 8 << 30, {}),
+    STALL,
     ('how often that thread gets through, each second', 'stall', 'probes_per_s', 'more',
      'td_munmap', ('munmap', 'thread', 'chunks'), 8 << 30, {}),
     ('speed of freeing, one thread', 'reclaim', 'gib_per_s', 'more', 'td_1', ('munmap', 'bare_1'),
@@ -124,6 +126,17 @@ def figures(results, plots):
               '|---|---:|---:|---:|---|']
     lines += [f'| {" | ".join(row)} |' for row in rows]
     return '\n'.join(lines)
+
+
+def gains(results):
+    """What the library is for, in a line each: beside the usual way, and the best peer."""
+    lines = []
+    for words, usual, best, ours, said in filter(None, (_row(results, *ROWS[0]),
+                                                        _row(results, *STALL))):
+        others = ', '.join(one for one in (usual, best) if one)
+        lines.append(f'{words[0].upper()}{words[1:]}: {ours}, against {others}: {said}, '
+                     'compared with the best.')
+    return lines
 
 
 def replace(text, new):

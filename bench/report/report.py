@@ -54,6 +54,7 @@ def in_short(results):
     machine_ = results.machine
     lines = [f'* A peer is better in {len(better)} of {total} comparisons, listed first.',
              f'* {_counts(outcomes)}' + (f' Missed: {parts}.' if parts else '')]
+    lines += [f'* {words}' for words in readme.gains(results)]
     if len(results.runs) > 1:
         apart = sum(not outcome.agrees for outcome in outcomes)
         lines.append(f'* {len(results.runs)} runs; they differ by more than 20 % in {apart} of '
@@ -337,7 +338,8 @@ def report(results, plots, where):
     if not plots:
         lines += ['There are no plots: gnuplot was not to be had.', '']
     lines += in_short(results) + peers_first(results) + goals_table(results) + sections(results, plots, where)
-    lines += simulator(results, plots, where) + every_case(results) + machine(results) + REPEAT.split('\n')
+    lines += simulator(results, plots, where) + every_case(results)
+    lines += machine(results) + REPEAT.split('\n')
     return '\n'.join(lines) + '\n'
 
 

@@ -84,15 +84,18 @@ SECTIONS = (
     Section('limits', 'The physical limits',
             'What the machine can do, with nothing of the library: the speed of bare threads '
             'that only call MADV_DONTNEED, one mremap, a store, the wake of a thread.',
-            ('subject', 'threads', 'kind', 'size'), ()),
+            ('subject', 'threads', 'kind', 'size'),
+            (('pair_ns', 'one of them'), ('caller_us', 'caller held'),
+             ('woken_us', 'until it runs'), ('period_us', 'takes'),
+             ('gib_per_s', 'speed'))),
     Section('put', 'The last put of an arena',
             'How long the caller is held that gives an arena back. *Warm*: another space was '
             'put just before, as in a program that does so all the time.',
             ('size', 'subject'), (_HELD, _BACK),
             ('caller_us', _wake, 'the wake of a sleeping thread')),
     Section('sizes', 'From 64 KiB to 16 GiB',
-            'The same for each way and size. td_munmap has its default threshold: below 64 '
-            'MiB it is munmap. The limit is one bare mremap into a reservation; of a put, which '
+            'Each way, from small to large. td_munmap and td_region_unmap have their default '
+            'threshold: below 64 MiB they are munmap. The limit is one bare mremap into a reservation; of a put, which '
             'moves nothing, it is the wake of a sleeping thread.',
             ('size', 'subject'), (_HELD, _BACK),
             ('caller_us', _of_size, "one bare mremap; a put's: a wake")),

@@ -103,7 +103,8 @@ def name(subject, bench=None):
     """A subject of a scenario, in words."""
     if (bench, subject) in NAMES_IN:
         return NAMES_IN[bench, subject]
-    for prefix, words in (('td_', 'reaper'), ('bare_', 'bare thread')):
+    for prefix, words in (('td_', 'reaper'), ('bare_', 'bare thread'),
+                          ('madvise_', 'bare thread')):
         count = subject[len(prefix):]
         if subject.startswith(prefix) and count.isdigit():
             return plural(count, words)
