@@ -280,12 +280,12 @@ def simulator(results, plots, where):
         error = number(line.get('error_percent'))
         if error is not None:
             checks.setdefault((line.get('check', ''), line.get('field', '')), []).append(error)
-    rows = [(check, field, len(errors), f'{digits(statistics.median(errors))} %',
+    rows = [(check, field, len(errors), f'{digits(statistics.median(map(abs, errors)))} %',
              f'{digits(min(errors))} %', f'{digits(max(errors))} %')
             for (check, field), errors in checks.items()]
     if not rows:
         return lines + ['', '**Nothing was simulated.**', '']
-    return lines + [''] + table(('scenario', 'figure', 'of so many', 'error, median', 'least',
+    return lines + [''] + table(('scenario', 'figure', 'of so many', 'error, median of its size', 'least',
                                  'most'), rows, right=range(2, 6)) + ['']
 
 
@@ -337,8 +337,9 @@ def report(results, plots, where):
         lines += [f'**Not all of it could be measured: {said}.**', '']
     if not plots:
         lines += ['There are no plots: gnuplot was not to be had.', '']
-    lines += in_short(results) + peers_first(results) + goals_table(results) + sections(results, plots, where)
-    lines += simulator(results, plots, where) + every_case(results)
+    lines += in_short(results) + peers_first(results) + goals_table(results)
+    lines += sections(results, plots, where) + simulator(results, plots, where)
+    lines += every_case(results)
     lines += machine(results) + REPEAT.split('\n')
     return '\n'.join(lines) + '\n'
 

@@ -136,11 +136,11 @@ SECTIONS = (
     Section('batch', 'Objects that readers may still see',
             'Objects of 200 bytes. ck_epoch_call is the call alone, whose callbacks the same '
             'thread makes later; call_rcu_list hands a chain of a thousand to one call_rcu. The '
-            'longest call: of those that kept their CPU, and of all.',
+            'longest call is the longest of those that were not preempted.',
             ('threads', 'order', 'subject'),
             (('queue_ns', 'queue one, in the cache'), ('queue_cold_ns', 'out of it'),
              ('total_ns', 'until all are freed'), ('max_wait_us', 'longest call'),
-             ('max_wait_preempted_us', 'off the CPU, too'),
+             ('max_wait_preempted_us', 'longest, preempted or not'),
              ('grace_periods', 'grace periods'), ('extra_bytes', 'bytes for each'),
              ('peak_bytes', 'most not freed')), ('queue_ns', _store, 'a store')),
     Section('refs', 'References',

@@ -10,7 +10,7 @@ NAMES = {
     'td_munmap': 'td_munmap', 'td_region': 'td_region_unmap', 'td_space_put': 'td_space_put',
     'td_space_put_warm': 'td_space_put, warm', 'td_munmap_burst': 'td_munmap, many calls',
     'free': 'free', 'td_batch': 'td_batch, pointers', 'td_batch_node': 'td_batch, nodes',
-    'td_batch_list': 'td_batch, lists', 'td_batch_bounded': 'td_batch, a small bound',
+    'td_batch_list': 'td_batch, lists', 'td_batch_bounded': 'td_batch, pointers, bounded',
     'td_batch_no_room': 'td_batch, no room',
     'wake': 'wake of a sleeping thread', 'store': 'a store', 'grace_period': 'a grace period', 'atomic': 'bare atomic pair',
     'td_user': 'td_space_get, put', 'td_count': 'td_space_grab, drop',
@@ -73,6 +73,8 @@ def unit_of(field):
     for ending, _ in _TIMES[:3]:
         if field.endswith('_' + ending):
             return ending
+    if '_ms_per_' in field:
+        return 'ms'
     if field.endswith('gib_per_s'):
         return 'GiB/s'
     if field.endswith('_percent'):
