@@ -231,6 +231,8 @@ def _refs():
                _value('refs', 'pass_us', subject='pass', slots=10000))
     yield Goal(REFS, 'the same with cold caches', 'under 200 µs', ('<=', 200),
                _value('refs', 'cold_us', subject='pass', slots=10000))
+    yield Goal(REFS, 'the pass is outside any lock that a put or get needs', 'outside',
+               not_here='puts and gets take no lock, which is read in the code')
     yield Goal(REFS, 'the models hold, and each with a barrier less fails', 'all',
                tests=('tests/model/check_model.sh',))
     yield Goal(REFS, 'torture is clean, also under TSan without a suppression', 'clean',
@@ -252,6 +254,8 @@ def _reapers():
                      line('worst_hold_us', 'munmap'), only_with=group,
                      note='eight threads wait for few CPUs, whoever frees' if loops > 1 else
                      'the worst of all calls, in wall time')
+    yield Goal(REAPERS, 'what is pending never passes its bound by more than one extent, '
+               'whatever the policy', 'never', tests=('tests/stress_budget.c',))
     for subject, words in (('td_spaces', 'many spaces'), ('td_space', 'one space')):
         yield Goal(REAPERS, f'a work of 4 KiB behind 16 GiB of extents ({words})',
                    'within 5 ms', ('<=', 5000),
