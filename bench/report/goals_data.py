@@ -315,6 +315,7 @@ GOALS = (*_arena(), *_any(), *_batch(), *_refs(), *_reapers(), *_processes())
 
 # These are worked out from all of the results.
 COUNTED = Goal(REPORT, 'instructions of each hot path against its reference, the worst',
-               'at most 1.1', ('<=', 1.1), tests=('bench/count/count.py (test "count" of the suite)',))
+               'at most 1.1', ('<=', 1.1),
+               tests=('bench/count/count.py (test "count" of the suite)',))
 SIMULATED = Goal(REPORT, 'the simulator against what was measured here', 'error shown')
 TWO_RUNS = Goal(REPORT, 'two runs agree on every figure of this table', 'within 20 %')

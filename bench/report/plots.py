@@ -142,7 +142,8 @@ def _reclaim(results):
     words = {'td_n': 'reapers', 'bare_n': 'bare threads with MADV_DONTNEED',
              'munmap': 'munmap, in its caller: one thread'}
     counts = sorted({x for points in series.values() for x, _ in points})
-    return ['set logscale x 2', 'set xlabel "threads that free"', 'set key right bottom reverse Left',
+    return ['set logscale x 2', 'set xlabel "threads that free"',
+            'set key right bottom reverse Left',
             'set ylabel "memory back, GiB/s"', 'set yrange [0:*]',
             f'set xtics ({", ".join(map(str, counts))})',
             f'set xrange [0.9:{most * 1.1:g}]'] + _lines(series, _style, words)
@@ -178,7 +179,8 @@ def _lookup(results):
 
     def style(one):
         return _style(one[0]) + (' dt 3' if one[1] != '1' else '')
-    return ['set logscale x', 'set xlabel "regions"', 'set key left top reverse Left', 'set yrange [0:*]',
+    return ['set logscale x', 'set xlabel "regions"', 'set key left top reverse Left',
+            'set yrange [0:*]',
             f'set xtics ({_bare(counts)})', 'set ylabel "look-up, ns"',
             f'set xrange [{counts[0] / 1.3:g}:{counts[-1] * 1.3:g}]'
             ] + _lines(series, style, words)
@@ -213,7 +215,8 @@ def _panel(at, results, bench, field, label, groups, subjects, log):
         unit = field.rsplit('_', 1)[-1]
         # An axis that is short has more than one or two of them.
         steps = (1,) if high > 300 * low else (1, 2, 5)
-        commands.append(f'set ytics {_time_ticks(unit, steps)}' if unit in _TICKS else 'set ytics auto')
+        tics = _time_ticks(unit, steps) if unit in _TICKS else 'auto'
+        commands.append(f'set ytics {tics}')
     else:
         commands += ['unset logscale y', 'set yrange [0:*]', 'set ytics auto']
     commands.append(f'plot $p{at} using 1:2:(0.9):5 with boxes lc rgb variable fs solid 0.9 '

@@ -13,27 +13,29 @@ STALL = ("another thread's worst stall meanwhile", 'stall', 'worst_us', 'less', 
          ('munmap', 'thread', 'chunks'), 8 << 30, {})
 
 # What is compared: words, scenario, field, which is better, the library's way, peers (the
-# first is the usual way, shown besides the best), the largest size that is taken (None: no sizes), and what else tells the line.
+# first is the usual way, shown besides the best), the largest size that is taken (None: no
+# sizes), and what else tells the line. A thread that munmaps leaves the range in sight: it is
+# a peer where that may be.
 ROWS = (
     ('an arena, given back: its caller is held', 'sizes', 'caller_us', 'less',
      'td_space_put', ('munmap', 'thread', 'chunks'), 4 << 30, {}),
     ('the same, until the memory is back', 'sizes', 'reclaim_ms', 'less', 'td_space_put',
      ('munmap', 'thread', 'chunks'), 4 << 30, {}),
-    ('unmapping 4 KiB pages: caller held', 'unmap', 'caller_us', 'less', 'td_munmap',
+    ('4 KiB pages, out of sight on return: caller held', 'unmap', 'caller_us', 'less', 'td_munmap',
      _UNMAPS, 4 << 30, {'kind': 'anon4k'}),
-    ('the same, where the range may stay in sight', 'unmap', 'caller_us', 'less', 'td_munmap',
-     ('munmap', 'thread'), 4 << 30, {'kind': 'anon4k'}),
-    ('transparent huge pages: caller held', 'unmap', 'caller_us', 'less', 'td_munmap',
+    ('transparent huge pages, likewise: caller held', 'unmap', 'caller_us', 'less', 'td_munmap',
      _UNMAPS, 4 << 30, {'kind': 'thp'}),
-    ('hugetlb pages: caller held', 'unmap', 'caller_us', 'less', 'td_munmap', _UNMAPS,
+    ('hugetlb pages, likewise: caller held', 'unmap', 'caller_us', 'less', 'td_munmap', _UNMAPS,
      1 << 30, {'kind': 'hugetlb'}),
+    ('4 KiB pages that may stay in sight: caller held', 'unmap', 'caller_us', 'less', 'td_munmap',
+     ('munmap', 'thread'), 4 << 30, {'kind': 'anon4k'}),
     STALL,
     ('how often that thread gets through, each second', 'stall', 'probes_per_s', 'more',
      'td_munmap', ('munmap', 'thread', 'chunks'), 8 << 30, {}),
     ('speed of freeing, one thread', 'reclaim', 'gib_per_s', 'more', 'td_1', ('munmap', 'bare_1'),
      None, {}),
-    ('speed of freeing, two threads', 'reclaim', 'gib_per_s', 'more', 'td_2', ('munmap', 'bare_2'), None,
-     {}),
+    ('speed of freeing, two threads', 'reclaim', 'gib_per_s', 'more', 'td_2', ('munmap', 'bare_2'),
+     None, {}),
     ('an object that readers may see: queue it', 'batch', 'queue_ns', 'less', 'td_batch',
      _DEFERS, None, {'threads': 1, 'order': 'allocated'}),
     ('until all of them are freed, for each', 'batch', 'total_ns', 'less', 'td_batch',

@@ -285,8 +285,8 @@ def simulator(results, plots, where):
             for (check, field), errors in checks.items()]
     if not rows:
         return lines + ['', '**Nothing was simulated.**', '']
-    return lines + [''] + table(('scenario', 'figure', 'of so many', 'error, median of its size', 'least',
-                                 'most'), rows, right=range(2, 6)) + ['']
+    return lines + [''] + table(('scenario', 'figure', 'of so many', 'error, median of its size',
+                                 'least', 'most'), rows, right=range(2, 6)) + ['']
 
 
 def sections(results, plots, where):

@@ -95,8 +95,8 @@ SECTIONS = (
             ('caller_us', _wake, 'the wake of a sleeping thread')),
     Section('sizes', 'From 64 KiB to 16 GiB',
             'Each way, from small to large. td_munmap and td_region_unmap have their default '
-            'threshold: below 64 MiB they are munmap. The limit is one bare mremap into a reservation; of a put, which '
-            'moves nothing, it is the wake of a sleeping thread.',
+            'threshold: below 64 MiB they are munmap. The limit is one bare mremap into a '
+            'reservation; of a put, which moves nothing, it is the wake of a sleeping thread.',
             ('size', 'subject'), (_HELD, _BACK),
             ('caller_us', _of_size, "one bare mremap; a put's: a wake")),
     Section('reclaim', 'How fast memory comes back',
