@@ -38,12 +38,13 @@ count     |                                         |5 |                        
 usage() {
 	cat <<'END'
 usage: bench.sh [--quick] [--runs N] [--only SCENARIOS] [--out DIR] [--docs]
-  --quick  one pass with small sizes: less than 5 minutes, and 6 GiB of memory
+  --quick  one pass with small sizes: less than 5 minutes besides installing packages, and
+           6 GiB of memory; what is not done then is left out
   --runs   passes over all scenarios (2; with --quick 1); ratios are compared between them
   --only   some scenarios, commas between them
   --out    where results.txt, report.md and plots/ are written (build-bench/results)
   --docs   then makes docs/benchmarks.md, docs/scale.md's tables, README.md's table and
-           docs/benchmarks/ of them
+           docs/benchmarks/ of them (not with --only, which would leave the rest empty)
 Installs what is missing and builds into build-bench/ first. A machine that does nothing
 else measures best. Exits with 0 when every scenario was measured.
 END
@@ -98,7 +99,15 @@ if [ -n "$only" ]; then
 		done
 	done
 	[ "${#chosen[@]}" -gt 0 ] || usage_error "--only names no scenario"
-	names=("${chosen[@]}")
+	# One that is named twice is run once: which of the two would be true?
+	mapfile -t names < <(printf '%s\n' "${chosen[@]}" | awk '!seen[$0]++')
+fi
+if [ -n "$docs" ]; then
+	[ -z "$only" ] || usage_error "--docs is of all scenarios: not with --only"
+	for other in README.md docs docs/benchmarks docs/benchmarks.md docs/scale.md; do
+		[ ! -e "$root/$other" ] || [ -w "$root/$other" ] ||
+			usage_error "--docs: $root/$other cannot be written to"
+	done
 fi
 
 # ---- leaving ----
@@ -108,13 +117,22 @@ child='' tmp='' part='' result_lines='' bad=0
 # The whole group of what is being run, which undoes what it has done to the machine.
 stop_child() {
 	[ -n "$child" ] || return 0
+	local guard
 	kill -TERM "$child" 2>/dev/null || true
-	for _ in {1..100}; do
+	# Not by asking whether it is there: it is, until it is waited for.
+	(
+		pause 10
+		kill -KILL -- "-$child"
+	) >/dev/null 2>&1 {lock}>&- &
+	guard=$!
+	wait "$child" 2>/dev/null || true
+	kill "$guard" 2>/dev/null || true
+	wait "$guard" 2>/dev/null || true
+	for _ in {1..20}; do
 		kill -0 -- "-$child" 2>/dev/null || break
 		pause 0.1
 	done
 	kill -KILL -- "-$child" 2>/dev/null || true
-	wait "$child" 2>/dev/null || true
 	child=''
 }
 
@@ -206,6 +224,8 @@ if [ "${#missing[@]}" -gt 1 ]; then
 	mapfile -t missing < <(td_missing "${missing[@]}")
 fi
 SECONDS=0 # installing is not a part of it
+[ -z "$docs" ] || command -v gnuplot >/dev/null ||
+	td_die "--docs needs gnuplot, for the plots that the documents show"
 
 build_dir=$root/build-bench
 ours "$build_dir" || build_dir=$root/build-bench-$(id -u)
@@ -241,11 +261,12 @@ hypervisor() {
 }
 
 describe() {
-	local cpu
+	local cpu nodes
+	nodes=$(find /sys/devices/system/node -maxdepth 1 -name 'node[0-9]*' 2>/dev/null | wc -l) || true
 	cpu=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
 	printf 'machine kernel=%s arch=%s cpu="%s" cpus=%d nodes=%d memory_mib=%d hypervisor="%s"\n' \
 		"$(uname -r)" "$(uname -m)" "${cpu//\"/}" "$(nproc)" \
-		"$(find /sys/devices/system/node -maxdepth 1 -name 'node[0-9]*' 2>/dev/null | grep -c . || echo 1)" \
+		"$((nodes > 0 ? nodes : 1))" \
 		$(($(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024)) "$(hypervisor)"
 	printf 'machine compiler="%s" libc="%s" liburcu=%s version=%s\n' \
 		"$(cc --version | head -n 1)" "$(getconf GNU_LIBC_VERSION)" \
@@ -345,10 +366,30 @@ halve() {
 	return 1
 }
 
+# The --size that is given, in bytes; nothing where there is none.
+given_size() {
+	local i
+	for i in "${!given[@]}"; do
+		[ "${given[$i]}" != --size ] || numfmt --from=iec "${given[$((i + 1))]}"
+	done
+}
+
+# The second run of a scenario is of another size than the first, which memory may have
+# made as small: the same thing measured twice says nothing.
+stay_below_first() {
+	local first=${sizes[${name%.*}]-} i
+	[ "$name" != "${name%.*}" ] && [ -n "$first" ] && [ "$(given_size)" -ge "$first" ] || return 0
+	for i in "${!given[@]}"; do
+		[ "${given[$i]}" != --size ] || given[i + 1]=$((first >> 21))M
+	done
+}
+
+declare -A sizes
 run_one() {
 	local code status=ok
 	began=$SECONDS
 	read -ra given <<<"${args[$name]}"
+	stay_below_first
 	deadline=$((SECONDS + 120 + 5 * ${seconds[$name]}))
 	# A quick run that is not quick has failed its purpose.
 	[ "$mode" = full ] || [ "$deadline" -lt "$quick_end" ] || deadline=$quick_end
@@ -367,12 +408,14 @@ run_one() {
 		bad=1
 		td_say "        $name: $status: $(tail -n 1 "$tmp/error")"
 	fi
+	sizes[$name]=$(given_size)
 	collect "$status" "$code"
 	# The next pass takes as long.
 	seconds[$name]=$((SECONDS - began > 0 ? SECONDS - began : 1))
 }
 
-quick_end=285
+# Stopping what runs, the simulator and the plots come after it.
+quick_end=$((270 * runs))
 for ((pass = 1; pass <= runs; pass++)); do
 	number=0
 	for name in "${names[@]}"; do

@@ -34,8 +34,12 @@ td_missing() {
 	done
 }
 
-# The package lists of a fresh machine or container are empty or stale.
+# The package lists of a fresh machine or container are empty or stale. Once is enough: without
+# a network it takes its time.
+td_updated=''
 td_update() {
+	[ -z "$td_updated" ] || return 0
+	td_updated=1
 	td_as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >&2 ||
 		td_say "warning: apt-get update failed, trying with the lists there are"
 }
@@ -66,6 +70,7 @@ td_want() {
 	mapfile -t missing < <(td_missing "$@")
 	[ "${#missing[@]}" -gt 0 ] || return 0
 	(td_install "${missing[@]}") || td_say "going on without: ${missing[*]}"
+	td_updated=1 # the subshell's is its own
 }
 
 # shellcheck disable=SC2034 # read by the scripts that source this file

@@ -26,7 +26,11 @@ class Outcome:
 
     @property
     def agrees(self):
-        """Whether the runs are within 20 % of each other."""
+        """Whether the runs are within 20 % of each other; differences, which may be near
+        0, within 20 % of what is required of them."""
+        if self.goal.op == '-' and self.figures:
+            values = self.figures.values()
+            return max(values) - min(values) <= abs(self.goal.limit[1]) / 5
         return agree(self.figures)
 
 
@@ -97,11 +101,28 @@ def judge(results, goal):
     if not figures:
         reason = _why_not(results, goal)
         figures, other = _elsewhere(results, goal)
-        if figures:
+        if figures and not _unsound(results, goal):
             reason = (f'only up to {size(other)}: '
                       f'{show(goal, statistics.median(figures.values()))}')
         return Outcome(goal, UNKNOWN, {}, reason=reason)
+    unsound = _unsound(results, goal)
+    if unsound:
+        return Outcome(goal, UNKNOWN, {}, reason=unsound)
     return _against_limit(results, goal, figures)
+
+
+def _unsound(results, goal):
+    """Why the lines that are there do not measure what the goal is about, if so."""
+    if goal.only_with:
+        field, without, why = goal.only_with
+        if any(line.get(field) == without
+               for line in results.pick(goal.first().bench, **goal.first().match)):
+            return why
+    if goal.sound:
+        value, least, most, why = goal.sound
+        if not all(least <= one <= most for one in _value(results, value).values()):
+            return why
+    return ''
 
 
 def _against_limit(results, goal, figures):

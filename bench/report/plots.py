@@ -19,7 +19,8 @@ OURS = {'td_munmap': '#0057b8', 'td_space_put': '#00843d', 'td_region': '#6a3fb5
         'td_space_put_warm': '#5fbf8a', 'td': '#0057b8', 'td_n': '#0057b8',
         'td_batch': '#0057b8', 'td_batch_node': '#00843d', 'td_user': '#0057b8',
         'td_count': '#6a3fb5', 'lazy': '#00843d', 'lazy_xchg': '#5fbf8a', 'help': '#0057b8',
-        'block': '#00843d', 'again': '#6a3fb5', 'td_hooks_free': '#0057b8', 'td_hooks_destroy': '#00843d',
+        'block': '#00843d', 'again': '#6a3fb5', 'td_hooks_free': '#0057b8',
+        'td_hooks_destroy': '#00843d',
         'td_spaces': '#0057b8', 'td_space': '#00843d'}
 PEERS = {'munmap': '#c8102e', 'plain': '#c8102e', 'sigkill': '#c8102e', 'call_rcu': '#c8102e',
          'atomic': '#c8102e', 'free': '#8a8d8f', 'thread': '#e07b00', 'qemu_design': '#e07b00',
@@ -52,11 +53,10 @@ def _quote(text):
     return '"' + text.replace('"', "'") + '"'
 
 
-def _time_ticks(unit):
+def _time_ticks(unit, steps=(1,)):
     """Tics of a logarithmic axis that is counted in unit: 1 µs, 10 µs, ... 1 s, ..."""
     tics = []
-    for power in range(0, 12):
-        nanoseconds = 10 ** power
+    for nanoseconds in (step * 10 ** power for power in range(0, 12) for step in steps):
         for words, scale in (('s', 1e9), ('ms', 1e6), ('µs', 1e3), ('ns', 1)):
             if nanoseconds >= scale:
                 tics.append(f'"{nanoseconds / scale:g} {words}" {nanoseconds / _TICKS[unit]:g}')
@@ -139,10 +139,11 @@ def _reclaim(results):
         series['munmap'] = [(1, plain), (most, plain)]
     for points in series.values():
         points.sort()
-    words = {'td_n': 'reapers', 'bare_n': 'bare threads with MADV_DONTNEED: the limit',
-             'munmap': 'munmap, in its caller'}
+    words = {'td_n': 'reapers', 'bare_n': 'bare threads with MADV_DONTNEED',
+             'munmap': 'munmap, in its caller: one thread'}
     counts = sorted({x for points in series.values() for x, _ in points})
-    return ['set logscale x 2', 'set xlabel "threads that free"', 'set key right bottom reverse Left',
+    return ['set logscale x 2', 'set xlabel "threads that free"',
+            'set key right bottom reverse Left',
             'set ylabel "memory back, GiB/s"', 'set yrange [0:*]',
             f'set xtics ({", ".join(map(str, counts))})',
             f'set xrange [0.9:{most * 1.1:g}]'] + _lines(series, _style, words)
@@ -178,7 +179,8 @@ def _lookup(results):
 
     def style(one):
         return _style(one[0]) + (' dt 3' if one[1] != '1' else '')
-    return ['set logscale x', 'set xlabel "regions"', 'set key left top reverse Left', 'set yrange [0:*]',
+    return ['set logscale x', 'set xlabel "regions"', 'set key left top reverse Left',
+            'set yrange [0:*]',
             f'set xtics ({_bare(counts)})', 'set ylabel "look-up, ns"',
             f'set xrange [{counts[0] / 1.3:g}:{counts[-1] * 1.3:g}]'
             ] + _lines(series, style, words)
@@ -211,7 +213,10 @@ def _panel(at, results, bench, field, label, groups, subjects, log):
         commands += ['set logscale y',
                      f'set yrange [{10 ** math.floor(math.log10(low) - 0.3):g}:{high * 2:g}]']
         unit = field.rsplit('_', 1)[-1]
-        commands.append(f'set ytics {_time_ticks(unit)}' if unit in _TICKS else 'set ytics auto')
+        # An axis that is short has more than one or two of them.
+        steps = (1,) if high > 300 * low else (1, 2, 5)
+        tics = _time_ticks(unit, steps) if unit in _TICKS else 'auto'
+        commands.append(f'set ytics {tics}')
     else:
         commands += ['unset logscale y', 'set yrange [0:*]', 'set ytics auto']
     commands.append(f'plot $p{at} using 1:2:(0.9):5 with boxes lc rgb variable fs solid 0.9 '

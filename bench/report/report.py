@@ -42,6 +42,40 @@ A machine that does nothing else measures best; times of others, of the host's t
 
 _BETTER = ('what is measured', 'where', 'the peer', 'its figure', 'the library',
            'its figure', 'times')
+_ANCHOR = '#every-case-in-which-a-peer-is-better'
+
+
+def in_short(results):
+    """What one who reads no more must know: no win without the losses beside it."""
+    total, better = compare.compared(results)
+    outcomes = goals.judge_all(results)
+    missed = [outcome.goal.part for outcome in outcomes if outcome.verdict == goals.MISSED]
+    parts = ', '.join(f'{missed.count(part)} of "{part}"' for part in dict.fromkeys(missed))
+    machine_ = results.machine
+    lines = [f'* A peer is better in {len(better)} of {total} comparisons, listed first.',
+             f'* {_counts(outcomes)}' + (f' Missed: {parts}.' if parts else '')]
+    lines += [f'* {words}' for words in readme.gains(results)]
+    if len(results.runs) > 1:
+        apart = sum(not outcome.agrees for outcome in outcomes)
+        lines.append(f'* {len(results.runs)} runs; they differ by more than 20 % in {apart} of '
+                     'the figures that goals are judged by.')
+    else:
+        lines.append('* One run: nothing tells how far another would be from it.')
+    if machine_:
+        lines.append(f'* {machine_.get("cpus", "?")} CPUs ({machine_.get("cpu", "?")}), '
+                     f'{float(machine_.get("memory_mib", 0)) / 1024:.0f} GiB, Linux '
+                     f'{machine_.get("kernel", "?")}, hypervisor: '
+                     f'{machine_.get("hypervisor", "?")}, load before it: '
+                     f'{machine_.get("load", "?")}.')
+    return lines + ['']
+
+
+def _counts(outcomes):
+    counts = {verdict: sum(outcome.verdict == verdict for outcome in outcomes)
+              for verdict in (goals.MET, goals.MISSED, goals.PROVED, goals.UNKNOWN)}
+    return (f'{len(outcomes)} goals: {counts[goals.MET]} met, **{counts[goals.MISSED]} '
+            f'missed**, {counts[goals.PROVED]} proved by a test, {counts[goals.UNKNOWN]} not '
+            'measured here.')
 
 
 def peers_first(results):
@@ -52,14 +86,18 @@ def peers_first(results):
         return lines + ['Nothing that could be compared was measured.', '']
     lines += [f'Each way of the library against the best peer of its scenario, case by case and '
               f'figure by figure: in {len(better)} of {total} comparisons a peer is better. Of '
-              'each figure and way the worst case is shown here; [all of them](#every-case-'
-              'in-which-a-peer-is-better) are at the end.', '']
+              f'each figure the worst case is shown here; [all of them]({_ANCHOR}) are at the '
+              'end.', '']
     rows = []
     for worst, count in compare.worst_of_each(better):
         cells = list(compare.row(worst))
-        cells[1] += f' (one of {count})' if count > 1 else ''
-        rows.append(cells)
-    return lines + table(_BETTER, rows, right=(3, 5)) + [''] if rows else lines
+        cells[1] += f' (worst of {count})' if count > 1 else ''
+        rows.append([compare.title(worst.bench), *(cell.lstrip() for cell in cells)])
+    # Each part is named once.
+    for above, cells in reversed(list(zip(rows, rows[1:]))):
+        if cells[0] == above[0]:
+            cells[0] = ''
+    return lines + table(('', *_BETTER), rows, right=(4, 6)) + [''] if rows else lines
 
 
 def every_case(results):
@@ -107,14 +145,11 @@ def _verdict(outcome, results):
 def goals_table(results):
     """Every goal, with what was measured."""
     outcomes = goals.judge_all(results)
-    counts = {verdict: sum(outcome.verdict == verdict for outcome in outcomes)
-              for verdict in (goals.MET, goals.MISSED, goals.PROVED, goals.UNKNOWN)}
     lines = ['## Every goal', '',
-             f'{len(outcomes)} goals: {counts[goals.MET]} met, **{counts[goals.MISSED]} '
-             f'missed**, {counts[goals.PROVED]} proved by a test, {counts[goals.UNKNOWN]} not '
-             'measured here. A figure without a unit is a ratio, worked out inside each run. '
-             'A goal is met where every run meets it. Runs agree where they are within 20 %; '
-             'else the spread is shown.', '']
+             f'{_counts(outcomes)} A figure without a unit is a ratio, worked out inside each '
+             'run. A goal is met where every run meets it. Runs agree where they are within '
+             '20 % of each other, and differences of two figures where they are within 20 % of '
+             'what is required; else the spread is shown.', '']
     header = ('goal', 'required', *(f'run {run}' for run in results.runs), 'agree', '')
     right = range(2, 2 + len(results.runs))
     for part in dict.fromkeys(outcome.goal.part for outcome in outcomes):
@@ -245,13 +280,13 @@ def simulator(results, plots, where):
         error = number(line.get('error_percent'))
         if error is not None:
             checks.setdefault((line.get('check', ''), line.get('field', '')), []).append(error)
-    rows = [(check, field, len(errors), f'{digits(statistics.median(errors))} %',
+    rows = [(check, field, len(errors), f'{digits(statistics.median(map(abs, errors)))} %',
              f'{digits(min(errors))} %', f'{digits(max(errors))} %')
             for (check, field), errors in checks.items()]
     if not rows:
         return lines + ['', '**Nothing was simulated.**', '']
-    return lines + [''] + table(('scenario', 'figure', 'of so many', 'error, median', 'least',
-                                 'most'), rows, right=range(2, 6)) + ['']
+    return lines + [''] + table(('scenario', 'figure', 'of so many', 'error, median of its size',
+                                 'least', 'most'), rows, right=range(2, 6)) + ['']
 
 
 def sections(results, plots, where):
@@ -302,8 +337,10 @@ def report(results, plots, where):
         lines += [f'**Not all of it could be measured: {said}.**', '']
     if not plots:
         lines += ['There are no plots: gnuplot was not to be had.', '']
-    lines += peers_first(results) + goals_table(results) + sections(results, plots, where)
-    lines += simulator(results, plots, where) + every_case(results) + machine(results) + REPEAT.split('\n')
+    lines += in_short(results) + peers_first(results) + goals_table(results)
+    lines += sections(results, plots, where) + simulator(results, plots, where)
+    lines += every_case(results)
+    lines += machine(results) + REPEAT.split('\n')
     return '\n'.join(lines) + '\n'
 
 

@@ -83,17 +83,20 @@ _BACK = ('reclaim_ms', 'memory back')
 SECTIONS = (
     Section('limits', 'The physical limits',
             'What the machine can do, with nothing of the library: the speed of bare threads '
-            'that only call MADV_DONTNEED, one mremap of 4 GiB, a store, the wake of a thread.',
-            ('subject', 'threads', 'kind', 'size'), ()),
+            'that only call MADV_DONTNEED, one mremap, a store, the wake of a thread.',
+            ('subject', 'threads', 'kind', 'size'),
+            (('pair_ns', 'one of them'), ('caller_us', 'caller held'),
+             ('woken_us', 'until it runs'), ('period_us', 'takes'),
+             ('gib_per_s', 'speed'))),
     Section('put', 'The last put of an arena',
             'How long the caller is held that gives an arena back. *Warm*: another space was '
             'put just before, as in a program that does so all the time.',
             ('size', 'subject'), (_HELD, _BACK),
             ('caller_us', _wake, 'the wake of a sleeping thread')),
     Section('sizes', 'From 64 KiB to 16 GiB',
-            'The same for each way and size. td_munmap has its default threshold: below 64 '
-            'MiB it is munmap. The limit is one bare mremap into a reservation; of a put, which '
-            'moves nothing, it is the wake of a sleeping thread.',
+            'Each way, from small to large. td_munmap and td_region_unmap have their default '
+            'threshold: below 64 MiB they are munmap. The limit is one bare mremap into a '
+            'reservation; of a put, which moves nothing, it is the wake of a sleeping thread.',
             ('size', 'subject'), (_HELD, _BACK),
             ('caller_us', _of_size, "one bare mremap; a put's: a wake")),
     Section('reclaim', 'How fast memory comes back',
@@ -132,10 +135,12 @@ SECTIONS = (
              ('syscall_ns', 'its system calls')), ('lookup_ns', _array, 'binary search')),
     Section('batch', 'Objects that readers may still see',
             'Objects of 200 bytes. ck_epoch_call is the call alone, whose callbacks the same '
-            'thread makes later; call_rcu_list hands a chain of a thousand to one call_rcu.',
+            'thread makes later; call_rcu_list hands a chain of a thousand to one call_rcu. The '
+            'longest call is the longest of those that were not preempted.',
             ('threads', 'order', 'subject'),
             (('queue_ns', 'queue one, in the cache'), ('queue_cold_ns', 'out of it'),
              ('total_ns', 'until all are freed'), ('max_wait_us', 'longest call'),
+             ('max_wait_preempted_us', 'longest, preempted or not'),
              ('grace_periods', 'grace periods'), ('extra_bytes', 'bytes for each'),
              ('peak_bytes', 'most not freed')), ('queue_ns', _store, 'a store')),
     Section('refs', 'References',
@@ -157,8 +162,8 @@ SECTIONS = (
             ('size', 'subject'),
             (('work_percent', 'speed kept'), ('back_ms', 'memory back'),
              ('held_us', 'caller held'))),
-    Section('allocator', 'Allocators', "An arena's destruction, each as its own documentation "
-            'advises, and with the library behind it.', ('kind', 'size', 'subject'),
+    Section('allocator', 'Allocators', "What it takes to be rid of an arena, each as its own "
+            'documentation advises, and with the library behind it.', ('kind', 'size', 'subject'),
             (_HELD, _BACK, ('worst_stall_us', "another thread's worst stall")),
             ('caller_us', _mremap, 'one bare mremap')),
     Section('kill', 'Killing a process', 'Until its memory is back.',

@@ -10,8 +10,10 @@ NAMES = {
     'td_munmap': 'td_munmap', 'td_region': 'td_region_unmap', 'td_space_put': 'td_space_put',
     'td_space_put_warm': 'td_space_put, warm', 'td_munmap_burst': 'td_munmap, many calls',
     'free': 'free', 'td_batch': 'td_batch, pointers', 'td_batch_node': 'td_batch, nodes',
-    'td_batch_list': 'td_batch, lists', 'td_batch_bounded': 'td_batch, a small bound',
-    'td_batch_no_room': 'td_batch, no room', 'atomic': 'bare atomic pair',
+    'td_batch_list': 'td_batch, lists', 'td_batch_bounded': 'td_batch, pointers, bounded',
+    'td_batch_no_room': 'td_batch, no room',
+    'wake': 'wake of a sleeping thread', 'store': 'a store', 'grace_period': 'a grace period',
+    'atomic': 'bare atomic pair',
     'td_user': 'td_space_get, put', 'td_count': 'td_space_grab, drop',
     'lazy': 'td_lazy_enter, leave', 'lazy_xchg': 'the same without membarrier',
     'exchange': 'bare exchange', 'rcu': 'rcu_read_lock, unlock', 'plain': 'plain exit',
@@ -30,7 +32,18 @@ NAMES = {
 # A subject that is called the same in several scenarios.
 NAMES_IN = {('kill', 'td'): 'td_process_kill', ('exit', 'td'): 'td_exit_arm',
             ('lookup', 'td'): 'td_region_lookup', ('slices', 'td'): 'td_space_put',
-            ('small', 'thread'): 'behind a thread that munmaps'}
+            ('small', 'thread'): 'behind a thread that munmaps',
+            ('count', 'get'): 'td_space_get', ('count', 'put'): 'td_space_put',
+            ('count', 'grab'): 'td_space_grab', ('count', 'drop'): 'td_space_drop',
+            ('count', 'lazy_enter'): 'td_lazy_enter',
+            ('count', 'lazy_leave'): 'td_lazy_leave', ('count', 'atomic_add'): 'a bare atomic',
+            ('count', 'atomic_sub'): 'a bare atomic',
+            ('count', 'lookup_64'): 'td_region_lookup, 64 regions',
+            ('count', 'lookup_4096'): 'td_region_lookup, 4,096 regions',
+            ('count', 'search_64'): 'binary search, 64 regions',
+            ('count', 'search_4096'): 'binary search, 4,096 regions',
+            ('count', 'batch_pointer'): 'td_batch, pointers',
+            ('count', 'batch_node'): 'td_batch, nodes'}
 KINDS = {'anon4k': '4 KiB pages', 'thp': 'transparent huge pages', 'hugetlb': 'hugetlb pages',
          'memfd': 'a memfd', 'shared_anon': 'shared anonymous memory', 'file': 'a file',
          'locked': 'locked memory'}
@@ -61,6 +74,8 @@ def unit_of(field):
     for ending, _ in _TIMES[:3]:
         if field.endswith('_' + ending):
             return ending
+    if '_ms_per_' in field:
+        return 'ms'
     if field.endswith('gib_per_s'):
         return 'GiB/s'
     if field.endswith('_percent'):
@@ -91,7 +106,8 @@ def name(subject, bench=None):
     """A subject of a scenario, in words."""
     if (bench, subject) in NAMES_IN:
         return NAMES_IN[bench, subject]
-    for prefix, words in (('td_', 'reaper'), ('bare_', 'bare thread')):
+    for prefix, words in (('td_', 'reaper'), ('bare_', 'bare thread'),
+                          ('madvise_', 'bare thread')):
         count = subject[len(prefix):]
         if subject.startswith(prefix) and count.isdigit():
             return plural(count, words)

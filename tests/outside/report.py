@@ -23,6 +23,7 @@ import plots  # noqa: E402
 import readme  # noqa: E402
 import report  # noqa: E402
 from results import Malformed, agree, parse, read  # noqa: E402
+from sections import SECTIONS  # noqa: E402
 
 GIB = 1 << 30
 WORDS = 'the last put of 4 GiB holds its caller shorter than munmap (warm)'
@@ -162,6 +163,28 @@ class Goals(unittest.TestCase):
         text = report.report(parse([ended(1, 'put', 'missing', 'unknown')]), set(), '')
         self.assertIn('**Not all of it could be measured: put (run 1: missing)', text)
 
+    def test_differences_agree_within_a_fifth_of_what_is_required(self):
+        words = 'what a program on all CPUs loses to reapers at SCHED_IDLE'
+
+        def lines(*lost):
+            return [f'run={run} bench=foreground subject={subject} work_percent={value}'
+                    for run, one in enumerate(lost, 1)
+                    for subject, value in (('nothing', 100), ('td-idle', 100 - one))]
+        self.assertTrue(outcome(lines(0.4, -0.5), words).agrees)
+        self.assertFalse(outcome(lines(0.4, 1.5), words).agrees)
+
+    def test_noise_is_no_measurement(self):
+        words = 'what a program on all CPUs loses to reapers at SCHED_IDLE'
+        got = outcome([f'run=1 bench=foreground subject={subject} work_percent={value}'
+                       for subject, value in (('nothing', 80), ('td-idle', 104))], words)
+        self.assertEqual((got.verdict, got.figures), (goals.UNKNOWN, {}))
+
+    def test_without_a_memory_cgroup_none_is_survived(self):
+        words = 'one loop with room for two arenas: runs killed for want of memory'
+        line = 'run=1 bench=budget subject=help loops=1 oom=0 cgroup='
+        self.assertEqual(outcome([line + 'v2'], words).verdict, goals.MET)
+        self.assertEqual(outcome([line + 'none'], words).verdict, goals.UNKNOWN)
+
     def test_each_goal_is_there_once_and_can_be_judged(self):
         words = [goal.words for goal in goals_data.GOALS]
         self.assertEqual(len(words), len(set((goal.part, goal.words)
@@ -198,7 +221,7 @@ class Peers(unittest.TestCase):
     def test_each_case_is_listed_in_the_end(self):
         lines = both(1, 5, 10) + both(1, 5, 20, size=GIB)
         self.assertEqual(len(peers(lines)), 1)
-        self.assertIn('1 GiB (one of 2)', peers(lines)[0])
+        self.assertIn('1 GiB (worst of 2)', peers(lines)[0])
         text = report.report(parse(lines), set(), '')
         self.assertEqual(text.split('## Every case')[1].count('td_space_put, warm |'), 2)
 
@@ -213,11 +236,40 @@ class Peers(unittest.TestCase):
 
     def test_a_win_and_a_loss_are_told_apart_in_the_readme(self):
         def table(munmap, td):
-            lines = [put(1, 'munmap', munmap), put(1, 'td_space_put', td)]
+            lines = [f'run=1 bench=kill subject={subject} kind=thp size={GIB} reclaim_ms={value}'
+                     for subject, value in (('sigkill', munmap), ('td', td))]
             return readme.figures(parse(lines), set())
         self.assertIn('| 10.0 times better |', table(100, 10))
         self.assertIn('| **10.0 times worse** |', table(10, 100))
         self.assertIn('| the same |', table(10, 10))
+
+    def test_the_readme_compares_with_the_best_peer_and_not_with_the_usual_one(self):
+        lines = [f'run=1 bench=stall subject={subject} kind=anon4k size={GIB} worst_us={value}'
+                 for subject, value in (('munmap', 100000), ('chunks', 4000), ('td_munmap', 8000))]
+        self.assertIn('| 100 ms (munmap) | 4.00 ms (MADV_DONTNEED in chunks, then munmap) | '
+                      '8.00 ms (td_munmap) | **2.00 times worse** |',
+                      readme.figures(parse(lines), set()))
+
+    def test_what_a_peer_lacks_is_no_comparison(self):
+        total, better = compare.compared(parse(both(1, 5, 10)))
+        self.assertEqual((total, len(better)), (2, 1))  # no other figure; equal reclaim_ms
+
+    def test_each_figure_of_the_report_that_a_peer_has_is_compared(self):
+        results = read(os.path.join(SOURCE, report.RESULTS))
+        compared = {(bench, field) for bench, fields, _, _ in compare.COMPARISONS
+                    for field, _, _ in fields}
+        ours = {(bench, way) for bench, _, ways, _ in compare.COMPARISONS for way in ways}
+        peers_ = {(bench, peer) for bench, _, _, peers in compare.COMPARISONS for peer in peers}
+        # Counts of what happened, what differs on purpose, and the sum of two others.
+        no_figure = {('exit', 'naps'), ('batch', 'grace_periods'), ('count', 'reference'),
+                     ('batch', 'max_wait_preempted_us'), ('stall_curve', 'worst_us'),
+                     ('budget', 'oom'), ('lookup', 'syscall_ns')}
+        for section in SECTIONS:
+            for field, _ in section.fields:
+                sides = [any((section.bench, line['subject']) in those and field in line
+                             for line in results.pick(section.bench)) for those in (ours, peers_)]
+                if all(sides) and (section.bench, field) not in no_figure:
+                    self.assertIn((section.bench, field), compared)
 
 
 class Plots(unittest.TestCase):
