@@ -19,6 +19,7 @@ _HELD = (('caller_us', 'less', 'the caller is held'),)
 _BACK = (('reclaim_ms', 'less', 'until the memory is back'),)
 _PAIR = (('pair_ns', 'less', 'a reference taken and given back'),)
 _UNMAPS = ('munmap', 'thread', 'chunks')
+_BESIDE = (*_UNMAPS, 'thread_chunks')
 _BATCHES = ('td_batch', 'td_batch_node', 'td_batch_list', 'td_batch_bounded')
 _DEFERS = ('call_rcu', 'call_rcu_rt', 'defer_rcu', 'call_rcu_list', 'ck_epoch', 'ck_epoch_call')
 
@@ -37,14 +38,14 @@ COMPARISONS = (
                ('p99_us', 'less', "another thread's probes, 99 %"),
                ('p999_us', 'less', "another thread's probes, 99.9 %"),
                ('freed_ms', 'less', 'until the memory is back, beside that thread')),
-     ('td_munmap', 'td_space_put'), _UNMAPS),
+     ('td_munmap', 'td_space_put'), _BESIDE),
     ('stall_curve', tuple((f'{field}_us', 'less', words) for field, words in
                           (('p50', 'the wait at any moment, half of them'),
                            ('p90', 'the wait at any moment, 90 %'),
                            ('p99', 'the wait at any moment, 99 %'),
                            ('p999', 'the wait at any moment, 99.9 %'),
                            ('p9999', 'the wait at any moment, 99.99 %'))),
-     ('td_munmap', 'td_space_put'), _UNMAPS),
+     ('td_munmap', 'td_space_put'), _BESIDE),
     ('lookup', (('lookup_ns', 'less', 'looking a region up'),
                 ('update_ns', 'less', 'adding or unmapping one')), ('td',), ('bsearch',)),
     ('batch', (('queue_ns', 'less', 'queueing an object in the cache'),

@@ -7,10 +7,11 @@ PLOTS = (('hold', 'How long freeing holds its caller'),
          ('stall', 'What another thread waits meanwhile'))
 
 _UNMAPS = ('munmap', 'chunks')
+_BESIDE = ('munmap', 'thread', 'chunks', 'thread_chunks')
 _DEFERS = ('call_rcu', 'call_rcu_rt', 'defer_rcu', 'call_rcu_list', 'ck_epoch', 'ck_epoch_call')
 
 STALL = ("another thread's worst stall meanwhile", 'stall', 'worst_us', 'less', 'td_munmap',
-         ('munmap', 'thread', 'chunks'), 8 << 30, {})
+         _BESIDE, 8 << 30, {})
 
 # What is compared: words, scenario, field, which is better, the library's way, peers (the
 # first is the usual way, shown besides the best), the largest size that is taken (None: no
@@ -31,7 +32,7 @@ ROWS = (
      ('munmap', 'thread'), 4 << 30, {'kind': 'anon4k'}),
     STALL,
     ('how often that thread gets through, each second', 'stall', 'probes_per_s', 'more',
-     'td_munmap', ('munmap', 'thread', 'chunks'), 8 << 30, {}),
+     'td_munmap', _BESIDE, 8 << 30, {}),
     ('speed of freeing, one thread', 'reclaim', 'gib_per_s', 'more', 'td_1', ('munmap', 'bare_1'),
      None, {}),
     ('speed of freeing, two threads', 'reclaim', 'gib_per_s', 'more', 'td_2', ('munmap', 'bare_2'),

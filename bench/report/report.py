@@ -33,7 +33,8 @@ On Debian 12 or later, as root or as a user with sudo, from any directory. It in
 missing and builds into build-bench/. What does not fit into memory is measured smaller, or left
 out and said. `build-bench/results/` then has results.txt, report.md and the plots. Each line of
 results.txt is one thing measured: the median of its rounds, the least and the most. Before the
-rounds that count there is one that does not, and those that are compared take turns (A B A B).
+rounds that count there is one that does not (but for foreground, and the largest of sizes), and
+those that are compared take turns (A B A B).
 A machine that does nothing else measures best; times of others, of the host's too, count.
 `td-bench --help` in build-bench/bench/ tells how to run one of them alone.'''
 

@@ -6,7 +6,8 @@ _SIZES = (('TiB', 40), ('GiB', 30), ('MiB', 20), ('KiB', 10))
 
 NAMES = {
     'munmap': 'munmap', 'thread': 'munmap in a thread', 'idle': 'nothing is freed',
-    'chunks': 'MADV_DONTNEED in chunks, then munmap', 'mremap': 'one bare mremap',
+    'chunks': 'MADV_DONTNEED in chunks, then munmap',
+    'thread_chunks': 'chunks in a thread', 'mremap': 'one bare mremap',
     'td_munmap': 'td_munmap', 'td_region': 'td_region_unmap', 'td_space_put': 'td_space_put',
     'td_space_put_warm': 'td_space_put, warm', 'td_munmap_burst': 'td_munmap, many calls',
     'free': 'free', 'td_batch': 'td_batch, pointers', 'td_batch_node': 'td_batch, nodes',
