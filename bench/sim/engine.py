@@ -246,7 +246,7 @@ class Engine:
             self.sim.wake(self.room, MANY, self.costs.wake_ns)
 
     def _take_room(self, size, ahead):
-        alone = self.pending == 0 and not ahead
+        alone = size == 0 or (self.pending == 0 and not ahead)
         if self.limit is not None and not alone and self.pending + size + ahead > self.limit:
             return False
         self.pending += size
