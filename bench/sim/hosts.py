@@ -11,8 +11,8 @@ from memory import ZAP_MAX
 import scenarios
 
 SLICES = 240  # that a run is cut into at least, and so many for each reaper:
-SLICES_EACH = 8
-STEPS = 3000  # but not into more of these: a slice of huge pages has many
+SLICES_EACH = 10
+STEPS = 4000  # but not into more of these: a slice of huge pages has many
 TARGET = 500 * US
 ARENA_GRAIN = 48
 SEED = 1
