@@ -196,6 +196,18 @@ class Budget(unittest.TestCase):
 
 
 class Stalls(unittest.TestCase):
+    def test_the_worst_is_of_shells_one_after_the_other(self):
+        host = hosts.Host("test", "", 512 * GIB, 4, 16)
+        worst = {}
+        for kernel in ((6, 13), (6, 17)):
+            found = hosts.stall(costs(), Scaling("linear"), host, "anon4k", 4, kernel)
+            worst[kernel] = found["worst_ns"]
+            self.assertLess(worst[kernel], 5 * 500 * US)
+        # A step of 16 GiB, which a region of 2 GiB never comes to.
+        each = 16 * on_kernel(costs(), (6, 17)).kind("anon4k").shell_ns_per_gib + 5 * US
+        self.assertAlmostEqual(worst[(6, 17)] / (4 * each), 1, delta=0.1)
+        self.assertGreater(worst[(6, 13)], worst[(6, 17)])
+
     def test_moments_are_weighted_by_time(self):
         (half, most), worst = stall_percentiles([(0, 50)], 0, 100, (0.5, 0.75))
         self.assertAlmostEqual(half, 0, places=3)
