@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Queues, reapers, budget and rate: libteardown/queue.c, queues.c, reaper.c, budget.c,
-rate.c. Not modelled: pauses (LATER), host callbacks, pressure, draining, batches, and that
-who waits for room loses patience where nothing moves."""
+rate.c. Not modelled: pauses (LATER), host callbacks, pressure, draining, batches, that who
+waits for room loses patience where nothing moves, that somebody who sleeps is asked to watch
+a queue whose reapers are all busy, and engines without reapers."""
 from core import MIB, MS, US, Machine, Signal, Sim
 from memory import DONE, LATE, MANY, MORE
 from turns import SMALL, Turns
