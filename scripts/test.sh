@@ -240,7 +240,7 @@ one plain -- --buildtype=debugoptimized -Dc_args="${CFLAGS-} -g1" -Dexamples=tru
 # -O1 compiles sooner; with it gcc 12's UBSan takes addresses of thread-local storage for
 # null. ASan tells of what is.
 one asan --no-suite outside -- -Dbuildtype=debugoptimized -Doptimization=1 \
-	-Dc_args="-g1 -fno-sanitize=null" \
+	-Dc_args="${CFLAGS-} -g1 -fno-sanitize=null" \
 	-Dexamples=false -Dbench=false -Db_sanitize=address,undefined -Db_lundef=false
 tsan_runs || wrapper=(setarch -R)
 if tsan_runs; then

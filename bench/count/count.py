@@ -13,13 +13,15 @@ Whoever means it renews the reference in the same commit.
   --reference  another one than reference.txt beside this file
   --figures    figures printed before, in place of counting
 
-Ends with 77 where there is no valgrind, or the reference has nothing of such a build: of
-this compiler, architecture and options.
+Ends with 77 where there is no valgrind, or none that can run the program (it does not know
+an instruction of this machine, say), or the reference has nothing of such a build: of this
+compiler, architecture and options.
 """
 
 import argparse
 import fractions
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,6 +77,25 @@ def totals_of(path):
     return totals
 
 
+# What valgrind says where it is at its own end, and not the program.
+UNABLE = re.compile(r'unhandled (?:instruction|\S+ syscall)|[Uu]nrecognised instruction|'
+                    r'^valgrind:|Fatal error at startup|failed to start tool|'
+                    r'the \'impossible\' happened', re.MULTILINE)
+
+
+def run_counted(command, env):
+    """As run(); a valgrind that cannot is no fault of the program, which runs without."""
+    try:
+        return run(command, env)
+    except Failure as failure:
+        unable = UNABLE.search(str(failure))
+        if not unable:
+            raise
+        run(command[-1:], env)
+        at = str(failure)[unable.start():].splitlines()
+        raise Failure('valgrind cannot run it: ' + at[0], SKIP) from failure
+
+
 def run(command, env):
     process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              env=env, text=True, check=False)
@@ -93,9 +114,11 @@ def count(program):
     env = {**os.environ, 'LD_BIND_NOW': '1', 'VALGRIND_OPTS': ''}
     with tempfile.TemporaryDirectory() as directory:
         out = os.path.join(directory, 'callgrind.out')
-        lines = run([valgrind, '--tool=callgrind', '--callgrind-out-file=' + out,
-                     '--toggle-collect=counted_*', '--compress-strings=no',
-                     '--compress-pos=no', program], env)
+        lines = run_counted([
+            valgrind, '--command-line-only=yes', '--tool=callgrind',
+            '--callgrind-out-file=' + out,
+            '--toggle-collect=counted_*', '--compress-strings=no', '--compress-pos=no',
+            program], env)
         totals = totals_of(out)
     figures = []
     for line in lines:

@@ -24,16 +24,24 @@ SIZES_FROM = 64 * MIB  # below, td_munmap is munmap
 class Check:
     """One figure, measured and simulated."""
 
-    def __init__(self, line, field, spread, simulated):
+    def __init__(self, line, field, spread, times, simulated):
         self.what = {name: line[name] for name in ("bench", "subject", "kind", "size",
                                                    "target_us", "fast", "loops", "threads", "end")
                      if name in line}
         self.field, self.simulated = field, simulated
         self.measured, self.least, self.most = spread
+        self.times = times  # of those, how many say how far apart they are
 
     @property
     def error(self):
         return (self.simulated / self.measured - 1) * 100
+
+    @property
+    def varies(self):
+        """In percent; None: one figure says nothing of it."""
+        if self.times < 2:
+            return None
+        return (self.most - self.least) / self.measured * 100
 
     def line(self):
         said = " ".join(f"{name}={value}" for name, value in self.what.items()
@@ -64,7 +72,10 @@ class Checks:
                  if name in line and name != "bench"}
         spread = self.results.spread(line["bench"], field, **match)
         if spread and spread[0] > 0:
-            self.checks.append(Check(line, field, spread, simulate()))
+            runs = self.results.values(line["bench"], field, **match)
+            rounds = self.results.values(line["bench"], field + "_min", **match)
+            times = 2 if rounds and line.get("repeat") != "1" else len(runs)
+            self.checks.append(Check(line, field, spread, times, simulate()))
 
     def _each(self, bench):
         """A line of each thing measured: the first run's."""

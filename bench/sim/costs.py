@@ -5,13 +5,22 @@ Measured costs come from one size and one thread that frees, and nothing of the 
 own but what its callers pay; what the simulator is checked against is other lines. Which
 lines were used is kept in `used`, so that none of them is checked.
 """
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+import re
 import statistics
 
 from core import GIB, US, Scaling
 
 USUAL_SIZE = 4 * GIB
 PAGES_PER_GIB = GIB // 4096
+
+# Kernels from which on MADV_DONTNEED takes only the mapping's own lock, and from which on
+# it gives back the page tables that it has emptied (CONFIG_PT_RECLAIM, of x86-64).
+MAPPING_LOCK, TABLES_GO = (6, 17), (6, 14)
+# What an unmapping of what was zapped then costs, in pages of 4 KiB a GiB: its tables;
+# or one of them, and a look at 512 entries.
+TABLES_LEFT, TABLES_GONE = 513, 10
+REMOTE_LEAST, REMOTE_MOST = 1.2, 2.2
 
 # Public: parallel freeing of 320 GiB of 4 KiB pages (no THP) by so many workers, seconds,
 # on 4 nodes and 72 cores, Linux 4.10, filled and so freed node after node.
@@ -97,6 +106,25 @@ class Lines:
         return self.use(costs, value, bench, size=size, **wanted), size
 
 
+def kernel_of(machine):
+    """(major, minor) of what was measured on; None: not said."""
+    match = re.match(r"(\d+)\.(\d+)", machine.get("kernel", ""))
+    return (int(match.group(1)), int(match.group(2))) if match else None
+
+
+def on_kernel(costs, kernel, arch="x86_64"):
+    """The same costs with that kernel's rules of what a zap locks and leaves."""
+    small = costs.kind("anon4k").freer_ns_per_gib / PAGES_PER_GIB
+    gone = kernel >= TABLES_GO and arch == "x86_64"
+    kinds = {}
+    for name, kind in costs.kinds.items():
+        pages = TABLES_LEFT if name == "anon4k" and not gone else TABLES_GONE
+        if kind.page >= GIB:  # an entry of a table that others share
+            pages /= 512
+        kinds[name] = replace(kind, shell_ns_per_gib=small * pages)
+    return replace(costs, kinds=kinds, zap_holds_mmap_lock=kernel < MAPPING_LOCK)
+
+
 def size_name(size):
     for unit, name in ((GIB * 1024, "TiB"), (GIB, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size >= unit:
@@ -131,17 +159,11 @@ def _kinds(lines, costs):
              f"measured: {source}thread`, a bare thread that munmaps"),
             (f"{name}: munmap in the caller", f"{caller_ns / 1e6:.2f} ms/GiB",
              f"measured: {source}munmap`")]
-    small = costs.kind("anon4k").freer_ns_per_gib
-    for kind in costs.kinds.values():
-        tables = 513 if kind.name == "anon4k" else 1
-        kind.shell_ns_per_gib = small * tables / PAGES_PER_GIB
-    costs.sources.append((
-        "what is left of page tables", "513 pages a GiB of 4 KiB pages, 1 of huge ones",
-        "assumed: each like a page that is freed. Those below a huge page go with it"))
+    costs.kind("anon4k")
     if "hugetlb" in costs.kinds:
         huge = costs.kinds["hugetlb"]
         costs.kinds["hugetlb1g"] = Kind("hugetlb1g", GIB, huge.freer_ns_per_gib / 512,
-                                        huge.caller_ns_per_gib / 512, huge.shell_ns_per_gib)
+                                        huge.caller_ns_per_gib / 512, 0)
         costs.sources.append((
             "hugetlb1g", "that of hugetlb, a page",
             "assumed: one page a GiB instead of 512, and the kernel does not clear them"))
@@ -184,16 +206,23 @@ def _callers(lines, costs):
 
 def _huge_moves(lines, costs):
     """The kernel moves hugetlb pages one by one."""
-    us, size = lines.nearest(costs, "caller_us", "unmap", subject="td_munmap", kind="hugetlb")
-    if us is None or "hugetlb" not in costs.kinds:
+    wanted = {"bench": "unmap", "subject": "td_munmap"}
+    _, size = lines.nearest(costs, "caller_us_min", kind="hugetlb", **wanted)
+    if not size or "hugetlb" not in costs.kinds:
         return
-    each = max(0.0, us * US - costs.detach_ns) * GIB / size
+    # The shortest ones: all that disturbs them is longer than what is looked for.
+    least = [min((float(line["caller_us_min"]) for line in lines.find(
+        kind=kind, size=size, **wanted) if "caller_us_min" in line), default=None)
+        for kind in ("anon4k", "hugetlb")]
+    if None in least:
+        return
+    each = max(0.0, least[1] - least[0]) * US * GIB / size
     costs.kinds["hugetlb"].move_ns_per_gib = each
     costs.kinds["hugetlb1g"].move_ns_per_gib = each / 512
     costs.sources.append((
         "hugetlb: mremap of a GiB, beyond that", f"{each / 1e3:.0f} µs",
-        f"measured: {size_name(size)}, `bench=unmap subject=td_munmap`; page by page, so "
-        "1/512 of it for pages of 1 GiB"))
+        f"measured: {size_name(size)}, `bench=unmap subject=td_munmap`, the shortest one less "
+        "that of 4 KiB pages; page by page, so 1/512 of it for pages of 1 GiB"))
 
 
 def _fill(lines, costs):
@@ -270,6 +299,15 @@ def _wake(lines, costs):
         "assumed: an interrupt to an idle virtual CPU. Once a teardown"))
 
 
+def _kernel(results, costs):
+    kernel = kernel_of(results.machine)
+    if kernel is None:
+        kernel = MAPPING_LOCK
+        costs.sources.append(("kernel", "6.17", "assumed: the results do not say"))
+    arch = results.machine.get("arch", "x86_64")
+    return on_kernel(costs, kernel, arch), kernel if arch == "x86_64" else (0, 0)
+
+
 def calibrate(results):
     """Costs from a results file."""
     lines, costs = Lines(results), Costs()
@@ -282,15 +320,23 @@ def calibrate(results):
     _move(lines, costs)
     _wake(lines, costs)
     _step(lines, costs)
+    costs, kernel = _kernel(results, costs)
     fitted = fit_published()
     costs.sources += [
         ("σ, κ of threads on a node, as published",
          f"{fitted.sigma:.3f}, {fitted.kappa:.4f}", "fitted to the public figures below"),
         ("a look at where a region's pages are", f"{costs.look_ns / 1e3:.0f} µs",
          "assumed: move_pages(2) for 16 pages; this machine has one node"),
-        ("memory of another node", f"{costs.remote:g} times",
+        ("memory of another node",
+         f"{REMOTE_LEAST:g} to {REMOTE_MOST:g} times, {costs.remote:g} as *measured*",
          "assumed: the loads that miss are on struct page and page tables; remote latency "
          "is 1.4 to 2.2 times local (SLIT distances 14 to 22), and not all of it is misses"),
+        ("what a zap leaves of page tables",
+         f"{TABLES_GONE if kernel >= TABLES_GO else TABLES_LEFT} pages a GiB of 4 KiB pages, "
+         f"{TABLES_GONE} of huge ones",
+         "assumed: each like a page that is freed. Up to 6.13, and elsewhere than on x86-64, "
+         f"{TABLES_LEFT} of 4 KiB pages; from 6.14 on their tables go with them, and what is "
+         f"left is one, and a look at 512 entries: taken for {TABLES_GONE}"),
         ("who zaps holds the mmap lock", "yes" if costs.zap_holds_mmap_lock else "no",
          "by the kernel: from 6.17 on only the mapping's own lock")]
     return costs

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Queues, reapers, budget and rate: libteardown/queue.c, queues.c, reaper.c, budget.c,
-rate.c. Not modelled: pauses (LATER), host callbacks, pressure, draining, batches, and that
-who waits for room loses patience where nothing moves."""
+rate.c. Not modelled: pauses (LATER), host callbacks, pressure, draining, batches, that who
+waits for room loses patience where nothing moves, that somebody who sleeps is asked to watch
+a queue whose reapers are all busy, and engines without reapers."""
 from core import MIB, MS, US, Machine, Signal, Sim
 from memory import DONE, LATE, MANY, MORE
 from turns import SMALL, Turns
@@ -246,7 +247,7 @@ class Engine:
             self.sim.wake(self.room, MANY, self.costs.wake_ns)
 
     def _take_room(self, size, ahead):
-        alone = self.pending == 0 and not ahead
+        alone = size == 0 or (self.pending == 0 and not ahead)
         if self.limit is not None and not alone and self.pending + size + ahead > self.limit:
             return False
         self.pending += size

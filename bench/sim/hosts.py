@@ -5,18 +5,19 @@ import dataclasses
 import math
 
 from core import GIB, MIB, MS, S, TIB, US, Scaling
-from costs import PUBLISHED_ALONE_S, PUBLISHED_GIB, fit_published
+from costs import (MAPPING_LOCK, PUBLISHED_ALONE_S, PUBLISHED_GIB, REMOTE_LEAST, REMOTE_MOST,
+                   TABLES_GO, fit_published, on_kernel)
 from memory import ZAP_MAX
 import scenarios
 
 SLICES = 240  # that a run is cut into at least, and so many for each reaper:
-SLICES_EACH = 4
-STEPS = 1500  # but not into more of these: a slice of huge pages has many
+SLICES_EACH = 10
+STEPS = 4000  # but not into more of these: a slice of huge pages has many
 TARGET = 500 * US
 ARENA_GRAIN = 48
 SEED = 1
 STALL_SIZE = 2 * GIB  # a node
-ARENAS = 40  # a churn is this many, of 1 GiB
+ARENAS = 200  # a churn is this many, of 1 GiB
 FLUSH_NS = 20 * US  # telling hundreds of CPUs to flush, a step: assumed
 
 
@@ -40,10 +41,12 @@ KINDS = ("anon4k", "thp", "hugetlb", "hugetlb1g")
 
 def models(costs):
     """(costs, scaling): from the best to the worst that there is reason to think of."""
+    near = dataclasses.replace(costs, remote=REMOTE_LEAST)
     flushes = dataclasses.replace(costs, step_ns=costs.step_ns + FLUSH_NS)
-    return {"linear": (costs, Scaling("linear")),
+    far_off = dataclasses.replace(flushes, remote=REMOTE_MOST)
+    return {"linear": (near, Scaling("linear")),
             "measured": (flushes, costs.scaling),
-            "published": (flushes, fit_published())}
+            "published": (far_off, fit_published())}
 
 
 def crowds(host, scaling):
@@ -82,12 +85,15 @@ def far(costs, host):
     return 1 + (costs.remote - 1) * (1 - 1 / host.nodes)
 
 
-def stall(costs, scaling, host, kind, reapers, zap_locks):
+def stall(costs, scaling, host, kind, reapers, kernel):
     """Others' wait for the mmap lock, at 2 GiB a node: it is a matter of steps, of which
-    there are only more where there is more memory."""
-    costs = dataclasses.replace(costs, zap_holds_mmap_lock=zap_locks)
+    there are only more where there is more memory. But for those of shells, which grow up
+    to 16 GiB: the worst is with shells as large as the host has them."""
+    costs = on_kernel(costs, kernel)
     little = dataclasses.replace(host, size=host.nodes * STALL_SIZE)
-    return teardown(costs, scaling, little, kind, reapers, stalls=True, grain=1)
+    found = teardown(costs, scaling, little, kind, reapers, stalls=True, grain=1)
+    shells = teardown(costs, scaling, host, kind, reapers, stalls=True, zapped=True, grain=1)
+    return dict(found, worst_ns=max(found["worst_ns"], shells["worst_ns"]))
 
 
 def budget(costs, scaling, host, rate, reapers, fastest, arena=GIB):
@@ -139,23 +145,25 @@ def _reclaims(costs, all_models, host, kind):
 
 
 def _callers(costs, all_models, host, kind):
-    _, worst = all_models["published"]
+    worst, worst_scaling = all_models["published"]
+    times = far(worst, host)
     munmap = scenarios.munmap_ns(costs, kind, host.size)
     exits = [scenarios.exit_ns(costs, kind, host.size, host.cores, scaling)
-             for scaling in (Scaling("linear"), worst)]
+             for scaling in (Scaling("linear"), worst_scaling)]
     yield {"host": host.name, "kind": kind, "what": "caller", "munmap_s": munmap / S,
-           "munmap_far_s": munmap * far(costs, host) / S, "put_us": costs.put_ns / US,
+           "munmap_far_s": munmap * times / S, "put_us": costs.put_ns / US,
            "td_munmap_us": costs.detach(host.size, kind) / US,
            "exit_wait_ms": costs.exit_wait_ns / MS, "exit_s": exits[0] / S,
-           "exit_far_s": exits[1] * far(costs, host) / S}
+           "exit_far_s": exits[1] * times / S}
 
 
 def _stalls(all_models, host):
-    for zap_locks in (False, True):
+    for words, kernel in (("from_6.17_on", MAPPING_LOCK), ("6.14_to_6.16", TABLES_GO),
+                          ("up_to_6.13", (0, 0))):
         used, scaling = all_models["published"]
-        result = stall(used, scaling, host, "anon4k", host.nodes, zap_locks)
+        result = stall(used, scaling, host, "anon4k", host.nodes, kernel)
         yield {"host": host.name, "kind": "anon4k", "what": "stall", "model": "published",
-               "zap_locks": int(zap_locks), "reapers": host.nodes,
+               "kernel": words, "reapers": host.nodes,
                "p50_us": result["p50_ns"] / US, "p99_us": result["p99_ns"] / US,
                "worst_us": result["worst_ns"] / US}
 

@@ -29,12 +29,15 @@ def exit_ns(costs, kind, size, cpus, scaling=None):
     return costs.exit_wait_ns + size / EXIT_PIECE * (piece * slow + costs.step_ns) / threads
 
 
-def teardown(costs, regions, reapers=1, stalls=False, **options):
+def teardown(costs, regions, reapers=1, stalls=False, zapped=False, **options):
     """A space of these regions, [(size, kind, nodes)], is put: when its memory is back
-    (ns), how fast that was, and what others waited who wanted the mmap lock."""
+    (ns), how fast that was, and what others waited who wanted the mmap lock. zapped: only
+    the shells are left of it."""
     engine = Engine(costs, reapers, **options)
     extents = [Extent(size, costs.kind(kind), nodes, engine.grain)
                for size, kind, nodes in regions]
+    for extent in extents if zapped else ():
+        extent.claimed = extent.zapped = extent.size
     if stalls:
         engine.machine.holds = []
     space = Space(engine, extents)

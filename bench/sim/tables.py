@@ -75,12 +75,17 @@ def _at(what):
     return ", ".join(word for word in words if word)
 
 
+def _varies(found):
+    """By how much what was measured does, the median of those that were more than once."""
+    spreads = [check.varies for check in found if check.varies is not None]
+    return f"{statistics.median(spreads):.0f}%" if spreads else "not known"
+
+
 def checks(found):
     rows = []
     for check in found:
-        spread = (check.most - check.least) / check.measured * 100
         rows.append([check.what["bench"], check.what["subject"], _at(check.what), check.field,
-                     _figure(check, check.measured), f"{spread:.0f}%",
+                     _figure(check, check.measured), _varies([check]),
                      _figure(check, check.simulated), f"{check.error:+.0f}%"])
     return table(["scenario", "subject", "of what", "figure", "measured",
                   "least to most of it", "simulated", "error"], rows)
@@ -94,10 +99,9 @@ def errors(found):
     for (bench, field), group in by_figure.items():
         sizes = [abs(check.error) for check in group]
         worst = max(group, key=lambda check: abs(check.error))
-        spreads = [(check.most - check.least) / check.measured * 100 for check in group]
         rows.append([bench, field, str(len(group)), f"{statistics.median(sizes):.0f}%",
                      f"{worst.error:+.0f}%: {worst.what['subject']}, {_at(worst.what)}",
-                     f"{statistics.median(spreads):.0f}%"])
+                     _varies(group)])
     return table(["scenario", "figure", "checked", "error, median", "worst",
                   "what was measured varies by, median"], rows)
 
@@ -171,9 +175,10 @@ def stalls(lines):
     for line in _pick(lines, what="stall"):
         hold = _pick(lines, what="caller", host=line["host"], kind=line["kind"])[0]
         rows.append([_title(line["host"]),
-                     "up to 6.16" if line["zap_locks"] else "from 6.17 on",
+                     line["kernel"].replace("_", " "),
                      duration(line["p50_us"] * US), duration(line["p99_us"] * US),
-                     duration(line["worst_us"] * US), duration(hold["munmap_s"] * S)])
+                     duration(line["worst_us"] * US),
+                     between([hold["munmap_s"] * S, hold["munmap_far_s"] * S], duration)])
     return table(["host", "kernel", "half of the time", "99% of it", "worst",
                   "munmap: worst"], rows)
 

@@ -4,7 +4,8 @@
 
 The rule of count.py, without counting: figures as the reference has them are within it;
 where the reference is 11 % lower, or higher, or has not all of them, it fails and names
-each of them; and a build of which there is nothing is skipped.
+each of them; and a build of which there is nothing is skipped. So is a valgrind that cannot run the
+program; but a program that fails is not.
 """
 
 import fractions
@@ -63,4 +64,31 @@ check('just past it', 1, {**FIGURES, 'large': 909}, 'large')
 check('a path without a reference', 1, {'small': 4, 'large': 1000}, 'mean')
 check('a reference without a path', 1, {**FIGURES, 'gone': 5}, 'gone')
 check('of another compiler only', 77, FIGURES, build=BUILD.replace('=', '=x', 1))
+
+
+def check_valgrind(what, expected, script):
+    """count.py where that is the valgrind there is."""
+    global failures
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, 'reference')
+        count.write_reference(path, {BUILD: {'small': fractions.Fraction(4)}})
+        valgrind = os.path.join(directory, 'valgrind')
+        with open(valgrind, 'w', encoding='utf-8') as file:
+            file.write('#!/bin/sh\n' + script + '\n')
+        os.chmod(valgrind, 0o755)
+        process = subprocess.run(
+            [sys.executable, count_py, '--reference', path, program],
+            stdout=subprocess.PIPE, text=True, check=False,
+            env={**os.environ, 'PATH': directory + ':' + os.environ['PATH']})
+    if process.returncode != expected:
+        print('%s: exit status %d, not %d\n%s' % (what, process.returncode, expected,
+                                                  process.stdout))
+        failures += 1
+
+
+check_valgrind('an instruction that valgrind does not know', 77,
+               'echo "vex: unhandled instruction bytes: 0x62 0xF1" >&2; kill -ILL $$')
+check_valgrind('a valgrind without its tool', 77,
+               'echo "valgrind: failed to start tool" >&2; exit 1')
+check_valgrind('a program that fails', 1, 'echo "error: td_engine_create" >&2; exit 1')
 sys.exit(1 if failures else 0)
