@@ -169,16 +169,6 @@ took() {
 
 # ---- building ----
 
-# ours DIR: it is ours to write to, or to make. Root, too, keeps out of a directory of
-# somebody else's, whom its files would be in the way of.
-ours() {
-	if [ -e "$1" ]; then
-		[ -d "$1" ] && [ -O "$1" ] && [ -w "$1" ]
-	else
-		[ -w "$root" ]
-	fi
-}
-
 # What a build is measured by: flags of the environment might be a sanitizer's.
 configure() {
 	env -u CFLAGS -u CPPFLAGS -u LDFLAGS meson setup "$@" "$root" --buildtype=release \
@@ -228,9 +218,9 @@ SECONDS=0 # installing is not a part of it
 	td_die "--docs needs gnuplot, for the plots that the documents show"
 
 build_dir=$root/build-bench
-ours "$build_dir" || build_dir=$root/build-bench-$(id -u)
+td_ours "$build_dir" || build_dir=$root/build-bench-$(id -u)
 tmp=$(mktemp -d)
-if ! ours "$build_dir"; then
+if ! td_ours "$build_dir"; then
 	[ -n "$out" ] || usage_error "$root is not ours to write to: --out DIR is needed"
 	build_dir=$tmp/build
 fi

@@ -12,16 +12,6 @@ root=$(dirname "$here")
 log='' tmp=''
 trap 'rm -rf -- ${log:+"$log"} ${tmp:+"$tmp"}' EXIT
 
-# ours DIR: it is ours to write to, or to make. Root, too, keeps out of a directory of
-# somebody else's, whom its files would be in the way of.
-ours() {
-	if [ -e "$1" ]; then
-		[ -d "$1" ] && [ -O "$1" ] && [ -w "$1" ]
-	else
-		[ -w "$root" ]
-	fi
-}
-
 configure() {
 	meson setup "$@" "$root" --buildtype=release -Dexamples=true -Dtests=false \
 		-Dbench=false
@@ -46,8 +36,8 @@ build() {
 td_need "${TD_BUILD_PACKAGES[@]}"
 log=$(mktemp)
 dir=$root/build-demo
-ours "$dir" || dir=$root/build-demo-$(id -u)
-if ! ours "$dir" || ! build "$dir" >"$log" 2>&1; then
+td_ours "$dir" || dir=$root/build-demo-$(id -u)
+if ! td_ours "$dir" || ! build "$dir" >"$log" 2>&1; then
 	tmp=$(mktemp -d)
 	dir=$tmp
 	build "$dir" >"$log" 2>&1 || {

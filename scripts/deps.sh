@@ -10,6 +10,17 @@ td_die() {
 	exit 1
 }
 
+# td_ours DIR: it is ours to write to, or to make, in the tree that $root names. Root, too,
+# keeps out of a directory of somebody else's, whom its files would be in the way of.
+td_ours() {
+	if [ -e "$1" ]; then
+		[ -d "$1" ] && [ -O "$1" ] && [ -w "$1" ]
+	else
+		# shellcheck disable=SC2154 # set by the scripts that source this file
+		[ -w "$root" ]
+	fi
+}
+
 # td_as_root CMD...: runs CMD as root, through sudo when we are not root already.
 td_as_root() {
 	if [ "$(id -u)" -eq 0 ]; then
